@@ -235,8 +235,6 @@ def _precision_problems(config):
         yield "fp16=true needs a GPU and this machine has none: use bf16=true, or neither."
     if config.dtype == "float16" and not has_gpu():
         yield "dtype=float16 needs a GPU and this machine has none: use float32 or bfloat16."
-    if config.fp16 and config.dtype == "float16":
-        yield "fp16=true scales gradients of float32 weights and cannot do so with dtype=float16: set dtype=float32, or fp16=false."
     if config.optim.startswith("paged_") and not has_gpu():
         yield f"optim={config.optim} pages between GPU and CPU memory and this machine has no GPU: use adamw_torch or adamw_bnb_8bit."
     if not config.use_fast:
@@ -302,7 +300,7 @@ def _allowed_names(field):
 
         special = PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES
         return {*special, "chat_template", "truncation_side", "clean_up_tokenization_spaces", "subfolder", "add_prefix_space", "trust_remote_code"}
-    return set(inspect.signature(library.__init__).parameters) - {"self", "kwargs"}
+    return set(inspect.signature(library.__init__).parameters) - {"self", "kwargs", "do_train", "do_eval", "do_predict", "remove_unused_columns"}
 
 # %% ../nbs/00_config.ipynb #5760c9fe
 def _passed_through_problems(config):
