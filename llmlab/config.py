@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Strategy', 'Whole', 'Share', 'Amount', 'OWN_NAMES', 'LabError', 'closest', 'lookup', 'ExperimentConfig',
            'field_comments', 'parameters_cell', 'coerce', 'find_contradictions', 'has_gpu', 'make_config',
-           'config_from', 'config_to_yaml', 'config_from_yaml', 'show_settings', 'project_root', 'find_path',
-           'output_folder']
+           'config_from', 'call_with', 'config_to_yaml', 'config_from_yaml', 'show_settings', 'project_root',
+           'find_path', 'output_folder']
 
 # %% ../nbs/00_config.ipynb #a6a12596
 import difflib
@@ -353,6 +353,16 @@ def config_from(
 ) -> ExperimentConfig:
     "Collect the settings among a notebook's variables."
     return make_config({name: namespace[name] for name in ExperimentConfig.model_fields if name in namespace})
+
+# %% ../nbs/00_config.ipynb #8e6d15aa
+def call_with(
+    function: typing.Callable,
+    config: ExperimentConfig,
+    **others,  # arguments that are not settings, or take the place of one
+):  # what the function returns
+    "Call a function with the settings that its parameters name."
+    names = set(inspect.signature(function).parameters) & set(ExperimentConfig.model_fields)
+    return function(**{**{name: getattr(config, name) for name in names}, **others})
 
 # %% ../nbs/00_config.ipynb #dfbf11e8
 def config_to_yaml(config: ExperimentConfig) -> str:
