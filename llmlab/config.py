@@ -135,7 +135,7 @@ class ExperimentConfig(BaseModel):
 
     # Answers
     num_samples: typing.Annotated[int, Field(ge=0)] = 4  # held-out questions answered before and after training
-    max_new_tokens: Whole = 64  # length of a generated answer
+    max_new_tokens: Whole | None = None  # length of a generated answer; otherwise the task's
 
     # Everything else, by the libraries' own names
     training_args: dict[str, typing.Any] = {}  # of TrainingArguments

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'normalize_answer', 'korquad_score', 'korquad_scores', 'Task', 'choose_task', 'generation_settings',
-           'generate_answers', 'answer_rows', 'score_answers', 'questions_to_answer', 'make_samples', 'show_samples',
-           'show_metrics']
+           'generate_answers', 'answer_examples', 'score_answers', 'questions_to_answer', 'make_samples',
+           'show_samples', 'show_metrics']
 
 # %% ../nbs/07_evaluation.ipynb #5437bbe2
 import html
@@ -67,11 +67,12 @@ class Task:
     needs: tuple[str, ...]  # columns that must not be empty
     score: Callable[[str, list[str]], dict[str, float]] | None = None  # (answer, right answers) -> measures; None: answers are only shown
     percent: bool = True  # report the mean of a measure in percent
+    max_new_tokens: int = 128  # length of an answer, unless the experiment says otherwise
 
-# %% ../nbs/07_evaluation.ipynb #b782654d
+# %% ../nbs/07_evaluation.ipynb #45009dcf
 TASKS = {
     "instruct": Task(("question",)),
-    "mrc": Task(("context", "question"), score=korquad_score),
+    "mrc": Task(("context", "question"), score=korquad_score, max_new_tokens=32),
 }
 
 # %% ../nbs/07_evaluation.ipynb #653030f7
@@ -131,19 +132,18 @@ def generate_answers(
     model.train(training)
     return answers
 
-# %% ../nbs/07_evaluation.ipynb #88f37b03
-def answer_rows(
+# %% ../nbs/07_evaluation.ipynb #4346e8d3
+def answer_examples(
     model,
     tokenizer,
-    rows: list[dict],  # rows in the lab's shape
-    examples: list,  # their llmlab.packing.Example, by which prompts are cut as in training
+    examples: list,  # of llmlab.packing.Example
     max_new_tokens: int,
-    batch_size: int = 8,
+    per_device_eval_batch_size: int = 8,
     generation_args: dict | None = None,
 ) -> list[str]:
-    "Answer the questions of rows."
+    "Answer the questions of examples, from exactly the prompts that they were trained or evaluated with."
     prompts = [example.input_ids[:example.prompt_length] for example in examples]
-    return generate_answers(model, tokenizer, prompts, max_new_tokens, batch_size, generation_args)
+    return generate_answers(model, tokenizer, prompts, max_new_tokens, per_device_eval_batch_size, generation_args)
 
 # %% ../nbs/07_evaluation.ipynb #c98c3125
 def score_answers(

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['MODELS', 'PackagedWeights', 'ModelPreset', 'Checkpoint', 'locate_model', 'fetch_from_hub', 'weights_cache',
            'unpack_weights', 'load_tokenizer', 'choose_dtype', 'make_quantization', 'load_base_model', 'linear_layers',
-           'choose_targets', 'add_lora', 'hash_weights', 'count_parameters']
+           'choose_targets', 'check_targets', 'add_lora', 'hash_weights', 'count_parameters', 'describe_model',
+           'show_model']
 
-# %% ../nbs/01_models.ipynb #d195b1d6
+# %% ../nbs/01_models.ipynb #49230bdc
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import tempfile
@@ -69,29 +71,35 @@ class Checkpoint:
     id: str  # hub id, or the folder's name
     revision: str | None  # commit on the hub, or SHA-256 of the packaged file
     license: str  # as far as it is known
+    family: str  # transformers' model_type
     preset: ModelPreset | None = None
 
-# %% ../nbs/01_models.ipynb #08e601c6
+# %% ../nbs/01_models.ipynb #300a9421
 def locate_model(
     model: str,  # preset, hub id or local folder
-    revision: str | None = None,  # branch, tag or commit, for a hub model
+    model_revision: str | None = None,  # branch, tag or commit, for a hub model
     cache_dir: str | None = None,  # otherwise the usual caches
 ) -> Checkpoint:
     "Find or fetch the folder of a model; raise a `LabError` that says why it cannot be had and what to do."
     preset = MODELS.get(model)
     folder = None if preset else find_path(model)
-    if revision and (folder or preset and preset.package):
-        raise LabError(f"model_revision={revision!r} is for hub models, and {model} is not loaded from the hub: leave model_revision at None.")
+    if model_revision and (folder or preset and preset.package):
+        raise LabError(f"model_revision={model_revision!r} is for hub models, and {model} is not loaded from the hub: leave model_revision at None.")
     if preset and preset.package:
-        return Checkpoint(model, unpack_weights(model, preset, cache_dir), preset.id, preset.package.sha256, preset.license, preset)
+        return Checkpoint(model, unpack_weights(model, preset, cache_dir), preset.id, preset.package.sha256, preset.license, preset.family, preset)
     if folder:
         if not (folder / "config.json").is_file():
             raise LabError(f"model={model!r}: the folder {folder} has no config.json. It must be a transformers checkpoint, as save_pretrained writes it.")
-        return Checkpoint(model, folder, folder.name, None, "see the folder", None)
+        return Checkpoint(model, folder, folder.name, None, "see the folder", _family(folder))
     if not preset and not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model):
         raise LabError(f"model={model!r} is neither a preset nor a folder nor a hub id (owner/name).{closest(model, MODELS)} Presets: {', '.join(MODELS)}.")
-    path = fetch_from_hub(preset.id if preset else model, revision, cache_dir)
-    return Checkpoint(model, path, preset.id if preset else model, path.name, preset.license if preset else "see its page on the hub", preset)
+    path = fetch_from_hub(preset.id if preset else model, model_revision, cache_dir)
+    return Checkpoint(model, path, preset.id if preset else model, path.name, preset.license if preset else "see its page on the hub", _family(path), preset)
+
+# %% ../nbs/01_models.ipynb #1a7e3ed5
+def _family(folder):
+    "Read the architecture's name from a checkpoint."
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
 
 # %% ../nbs/01_models.ipynb #ffed1251
 def fetch_from_hub(
@@ -251,29 +259,35 @@ def linear_layers(model) -> list[str]:
     head = model.get_output_embeddings()
     return sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head})
 
-# %% ../nbs/01_models.ipynb #0809a644
+# %% ../nbs/01_models.ipynb #e549d948
 def choose_targets(
-    model,  # transformers.PreTrainedModel
     target_modules: list[str] | str | None,  # the parameter
-    preset: ModelPreset | None = None,
+    checkpoint: Checkpoint,
 ) -> list[str] | str:  # layer names, "all-linear", or a regular expression
     "Resolve LoRA's layers: as given, else the preset's, else peft's for the family, else every linear layer."
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as BY_FAMILY
 
-    if target_modules is None:
-        chosen = preset.target_modules if preset and preset.target_modules else BY_FAMILY.get(model.config.model_type)
-        target_modules = list(chosen) if chosen else "all-linear"
+    if target_modules is not None:
+        return target_modules
+    chosen = checkpoint.preset.target_modules if checkpoint.preset else None
+    return list(chosen or BY_FAMILY.get(checkpoint.family) or []) or "all-linear"
+
+# %% ../nbs/01_models.ipynb #a562691e
+def check_targets(
+    model,  # transformers.PreTrainedModel
+    target_modules: list[str] | str,
+):
+    "Raise a `LabError` where a target matches no layer of the model."
     names = [name for name, _ in model.named_modules()]
     if isinstance(target_modules, str):
         if target_modules != "all-linear" and not any(re.fullmatch(target_modules, name) for name in names):
             raise LabError(f"target_modules='{target_modules}' matches no layer of {model.config.model_type}. Its linear layers: "
                            f"{', '.join(linear_layers(model))}; or all-linear.")
-        return target_modules
+        return
     for target in target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             known = linear_layers(model)
             raise LabError(f"target_modules: {model.config.model_type} has no layer '{target}'.{closest(target, known)} Its linear layers: {', '.join(known)}.")
-    return target_modules
 
 # %% ../nbs/01_models.ipynb #80233577
 def add_lora(
@@ -320,3 +334,22 @@ def count_parameters(model) -> dict[str, int]:  # trainable, total
         counts["total"] += size
         counts["trainable"] += size * parameter.requires_grad
     return counts
+
+# %% ../nbs/01_models.ipynb #3aa874a0
+def describe_model(
+    model,  # peft.PeftModel
+    checkpoint: Checkpoint,
+) -> dict:
+    "Say which weights are at work and how many are trained, for the record."
+    return {"name": checkpoint.name, "id": checkpoint.id, "revision": checkpoint.revision, "license": checkpoint.license, "family": checkpoint.family,
+            "sha256": hash_weights(checkpoint.path), "parameters": count_parameters(model)}
+
+# %% ../nbs/01_models.ipynb #cdd6c146
+def show_model(description: dict):  # an object that Jupyter shows as a table
+    "Show what `describe_model` says."
+    from IPython.display import HTML
+
+    trainable, total = description["parameters"]["trainable"], description["parameters"]["total"]
+    lines = {"model": f"{description['name']} ({description['id']}, {description['family']})", "licence": description["license"],
+             "weights (SHA-256)": description["sha256"][:16], "parameters": f"{total:,}", "trained": f"{trainable:,} ({trainable / total:.2%})"}
+    return HTML("<table>" + "".join(f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{value}</td></tr>" for name, value in lines.items()) + "</table>")

@@ -19,7 +19,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_callback import PrinterCallback
 
 from .config import ExperimentConfig, LabError, has_gpu
-from .models import Checkpoint, add_lora, choose_dtype, choose_targets, load_base_model, load_tokenizer, make_quantization
+from .models import Checkpoint, add_lora, check_targets, choose_dtype, choose_targets, load_base_model, make_quantization
 from .packing import Example, collate_padded
 
 # %% ../nbs/06_training.ipynb #fccba099
@@ -31,23 +31,22 @@ def fix_randomness(seed: int):
     set_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
 
-# %% ../nbs/06_training.ipynb #ce189a92
+# %% ../nbs/06_training.ipynb #23101afd
 def build_model(
     config: ExperimentConfig,
     checkpoint: Checkpoint,  # from `locate_model`
-):  # (peft.PeftModel, tokenizer)
+):  # peft.PeftModel
     "Load the base model as configured and put LoRA on it, from a fixed seed."
-    tokenizer = load_tokenizer(checkpoint.path, config.padding_side, config.tokenizer_args)
     dtype = choose_dtype(config.dtype, config.fp16)
     compute_dtype = choose_dtype(config.bnb_4bit_compute_dtype) if config.bnb_4bit_compute_dtype else dtype
     quantization = make_quantization(config.load_in_4bit, config.load_in_8bit, config.bnb_4bit_quant_type, compute_dtype,
                                      config.bnb_4bit_use_double_quant, config.quantization_args)
     base = load_base_model(checkpoint.path, dtype, quantization)
-    targets = choose_targets(base, config.target_modules, checkpoint.preset)
+    targets = choose_targets(config.target_modules, checkpoint)
+    check_targets(base, targets)
     fix_randomness(config.seed)
-    model = add_lora(base, targets, config.lora_r, config.lora_alpha, config.lora_dropout, config.bias, config.fan_in_fan_out, config.task_type,
+    return add_lora(base, targets, config.lora_r, config.lora_alpha, config.lora_dropout, config.bias, config.fan_in_fan_out, config.task_type,
                      config.lora_args, config.gradient_checkpointing)
-    return model, tokenizer
 
 # %% ../nbs/06_training.ipynb #d775d261
 def training_arguments(
