@@ -6,16 +6,18 @@
 __all__ = ['Strategy', 'Whole', 'Share', 'Amount', 'OWN_NAMES', 'LabError', 'closest', 'lookup', 'ExperimentConfig',
            'field_comments', 'parameters_cell', 'coerce', 'find_contradictions', 'has_gpu', 'make_config',
            'config_from', 'call_with', 'config_to_yaml', 'config_from_yaml', 'show_settings', 'project_root',
-           'find_path', 'output_folder']
+           'find_path', 'output_folder', 'new_run_id']
 
-# %% ../nbs/00_config.ipynb #a6a12596
+# %% ../nbs/00_config.ipynb #56339160
 import difflib
 import html
 import inspect
 import linecache
 import re
+import secrets
 import types
 import typing
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -422,3 +424,11 @@ def find_path(text: str | Path) -> Path | None:  # None where there is no such f
 def output_folder(output_dir: str) -> Path:  # absolute
     "Resolve `output_dir`: from the project root where there is one, else from the current folder."
     return ((project_root() or Path.cwd()) / Path(output_dir).expanduser()).resolve()
+
+# %% ../nbs/00_config.ipynb #6b4277c9
+def new_run_id(model: str, dataset: str) -> str:
+    "Make a name that sorts by time and says what was trained on what: <yyyymmdd-hhmmss>-<model>-<dataset>-<4 hex>."
+    def short(name):
+        return re.sub(r"[^\w.]+", "-", Path(name).stem if "." in Path(name).name and Path(name).suffix.startswith(".j") else Path(name).name).strip("-.")[:40]
+
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{short(model)}-{short(dataset)}-{secrets.token_hex(2)}"
