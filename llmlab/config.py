@@ -128,9 +128,9 @@ class ExperimentConfig(BaseModel):
     # Watching, saving, stopping
     logging_steps: Whole = 1  # steps between two points of the loss curve
     eval_strategy: Strategy = "epoch"  # when the held-out loss is taken
-    eval_steps: Whole | None = None  # with eval_strategy=steps; otherwise as logging_steps
+    eval_steps: Whole | None = None  # steps between evaluations, where eval_strategy is steps; otherwise as logging_steps
     save_strategy: Strategy = "no"  # when a checkpoint is written
-    save_steps: Whole | None = None  # with save_strategy=steps; otherwise 500
+    save_steps: Whole | None = None  # steps between checkpoints, where save_strategy is steps; otherwise 500
     save_total_limit: Whole | None = None  # keep at most so many checkpoints
     load_best_model_at_end: bool = False  # end with the checkpoint of the lowest held-out loss
     early_stopping_patience: Whole | None = None  # stop after so many evaluations without a lower loss

