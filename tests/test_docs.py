@@ -1,0 +1,258 @@
+"""The documentation site and README.md, built in a copy of the project as anyone would build them, and then read as a browser does."""
+import functools
+import html
+import html.parser
+import http.server
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import threading
+from configparser import ConfigParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = "20260101-120000-gemma3-270m-lab-ko-instruct-test"
+HANGUL = re.compile("[가-힣]{2,}")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Python reads this module at its start: whatever looks beyond this machine is written down and refused.
+NO_NETWORK = """
+import pathlib, socket
+def refuse(host, *rest, **named):
+    if host not in (None, "localhost", "127.0.0.1", "::1", b"localhost"):
+        pathlib.Path(__file__).with_name("attempts").open("a").write(f"{host}\\n")
+        raise OSError("no network in this test")
+    return resolve(host, *rest, **named)
+resolve, socket.getaddrinfo = socket.getaddrinfo, refuse
+"""
+
+
+def git(folder, *words):
+    "Run git in a folder and return what it prints."
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "core.hooksPath=/dev/null"]
+    return subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True, text=True).stdout
+
+
+def run_tool(project, name, *words):
+    "Run one of the project's tools from somewhere else, without a network and without Quarto."
+    guard = project.parent / "guard"
+    environment = {**os.environ, "PYTHONPATH": str(guard), "PATH": f"{guard}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run([sys.executable, project / "tools" / name, *words], cwd=project.parent, env=environment, text=True,
+                          capture_output=True, stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    "Copy the files, tracked or new, into a repository of their own, with one committed record and one that is not."
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: no telling which files are the project's")
+    base = tmp_path_factory.mktemp("docs")
+    project, guard = base / "project", base / "guard"
+    for name in filter(None, git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")):
+        if (ROOT / name).is_file():
+            (project / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, project / name)
+    guard.mkdir()
+    (guard / "sitecustomize.py").write_text(NO_NETWORK)
+    for tool in ("quarto", "curl"):
+        (guard / tool).write_text(f"#!/bin/sh\necho {tool} >> {guard}/attempts\nexit 1\n")
+        (guard / tool).chmod(0o755)
+    record = {"status": "finished", "params": {"model": "gemma3-270m"}, "metrics": {"eval_loss_before": 3.2, "eval_loss": 2.1}}
+    page = '<html><body><h1 id="top">기록</h1><a href="#top">top</a></body></html>'
+    for name in (RECORD, "not-committed"):
+        folder = project / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "train.html").write_text(page, encoding="utf-8")
+        (folder / "record.json").write_text(json.dumps(record))
+    git(project, "init", "-q")
+    git(project, "add", "-A", "--", ".", ":!runs/not-committed")
+    git(project, "commit", "-q", "-m", "all")
+    return project
+
+
+@pytest.fixture(scope="module")
+def site(project):
+    "Build the site once, and see that the build is quiet, keeps to itself and leaves nothing behind."
+    before = git(project, "status", "--porcelain")
+    done = run_tool(project, "build_docs.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) <= 3 and not done.stderr, done.stdout + done.stderr
+    assert git(project, "status", "--porcelain") == before
+    attempts = project.parent / "guard" / "attempts"
+    assert not attempts.exists(), f"the build looked for {attempts.read_text().split()}"
+    return project / "_docs"
+
+
+class Page(html.parser.HTMLParser):
+    "The links, the pictures and the anchors of a page."
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.anchors = set(), set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.anchors.update(filter(None, (attributes.get("id"), attributes.get("name"))))
+        if tag not in ("link", "script") or not attributes.get("crossorigin"):
+            self.links.update(filter(None, (attributes.get("href"), attributes.get("src"))))
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    "Read every page of the site."
+    return {path: Page(path) for path in site.rglob("*.html")}
+
+
+def notebooks(project):
+    "List the notebooks that become pages."
+    return [path for path in sorted((project / "nbs").rglob("*.ipynb")) if path.name[0] not in "._"]
+
+
+def page_name(notebook):
+    "Name the page of a notebook as nbdev does: without the number."
+    return re.sub(r"^\d+\w?_", "", notebook.stem) + ".html"
+
+
+def words_of(notebook):
+    "List the Korean words in the text of a notebook, but for subtitles: those are not searched."
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return set(HANGUL.findall(re.sub("```.*?```|^> .*?$", "", text, flags=re.DOTALL | re.MULTILINE)))
+
+
+def test_each_notebook_is_a_page(project, site):
+    for notebook in notebooks(project):
+        assert (site / page_name(notebook)).is_file(), f"{notebook.name} has no page"
+
+
+def test_no_text_of_a_notebook_is_lost(project, site):
+    """nbdev makes front matter of the cell that holds the title, and would drop the rest of it."""
+    for notebook in notebooks(project):
+        shown = html.unescape((site / page_name(notebook)).read_text(encoding="utf-8"))
+        first = next(cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown")
+        plain = re.sub(r"[`*_]|\[|\]\(.*?\)", "", "".join(first["source"]))
+        for words in re.findall(r"^(?:[#>] )?([\w ]{12,})", plain, re.MULTILINE):
+            assert words in re.sub("<[^>]*>", "", shown), f"{notebook.name}: '{words}' is not on its page"
+
+
+def test_every_local_link_leads_somewhere(site, pages):
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = path.parent / unquote(parts.path) if parts.path else path
+            target = (target / "index.html" if target.is_dir() else target).resolve()
+            if not target.is_file():
+                broken.append(f"{path.name}: {link}")
+            elif parts.fragment and target.suffix == ".html" and unquote(parts.fragment) not in pages[target].anchors:
+                broken.append(f"{path.name}: {link} (no such anchor)")
+    assert not broken, "\n".join(sorted(broken))
+
+
+def test_links_between_pages_stay_on_the_site(project, pages):
+    settings = ConfigParser(delimiters=["="], interpolation=None)
+    settings.read(project / "settings.ini", encoding="utf-8")
+    host = settings["DEFAULT"]["doc_host"]
+    away = [f"{path.name}: {link}" for path, page in pages.items() for link in page.links if link.startswith(host)]
+    assert not away, "\n".join(away)
+
+
+def test_every_public_name_is_documented(project, site, pages):
+    index = runpy.run_path(str(project / "llmlab" / "_modidx.py"))["d"]
+    assert index["syms"], "nbdev's index of names is empty"
+    for names in index["syms"].values():
+        for name, (address, _) in names.items():
+            page, anchor = address.split("#")
+            if not re.search(r"\._|\.[A-Z]\w*\.", name.removeprefix("llmlab")):
+                assert anchor in pages[(site / page).resolve()].anchors, f"{name} is not on {page}"
+
+
+def test_a_signature_has_its_parameters_comments_and_source(project, site):
+    shown = html.unescape(re.sub("<[^>]*>", "", (site / "config.html").read_text(encoding="utf-8")))
+    assert re.search(r"def lookup\(\s*name:str, # the entry wanted", shown)
+    assert re.search(r'href="https://[^"]*/llmlab/config.py#L\d+"[^>]*>source', (site / "config.html").read_text(encoding="utf-8"))
+
+
+def test_search_finds_korean_words(project, site):
+    entries = json.loads((site / "search.json").read_text(encoding="utf-8"))
+    found = 0
+    for notebook in notebooks(project):
+        own = [entry for entry in entries if entry["href"].partition("#")[0] == page_name(notebook)]
+        text = " ".join(f"{entry['title']} {entry['section']} {entry['text']}" for entry in own)
+        missing = {word for word in words_of(notebook) if word not in text}
+        assert not missing, f"search does not find {missing} of {notebook.name}"
+        found += len(words_of(notebook))
+    assert found, "no notebook has a Korean word to look for"
+
+
+def test_only_committed_records_become_pages(site):
+    listed = (site / "records" / "index.html").read_text(encoding="utf-8")
+    assert f'href="{RECORD}.html"' in listed or f'href="../records/{RECORD}.html"' in listed
+    assert "3.200 → 2.100" in listed
+    assert "기록" in (site / "records" / f"{RECORD}.html").read_text(encoding="utf-8")
+    assert "not-committed" not in listed and not (site / "records" / "not-committed.html").exists()
+
+
+def test_without_records_the_page_says_how_to_make_one(tmp_path):
+    write_records = runpy.run_path(str(ROOT / "tools" / "build_docs.py"))["write_records"]
+    assert write_records(tmp_path, tmp_path) == 0
+    assert "make train" in (tmp_path / "records" / "index.qmd").read_text(encoding="utf-8")
+
+
+def test_readme_is_what_the_start_page_gives(project):
+    """One test, in order: the committed README.md, a change of the notebook, and the way out that the message names."""
+    done = run_tool(project, "readme.py", "--check")
+    assert done.returncode == 0, done.stderr
+    index, readme = project / "nbs" / "index.ipynb", project / "README.md"
+    before = index.read_text(encoding="utf-8"), readme.read_text(encoding="utf-8")
+    try:
+        notebook = json.loads(before[0])
+        notebook["cells"].append({"cell_type": "markdown", "id": "added", "metadata": {}, "source": "덧붙인 문장. [Train](train.ipynb#data)"})
+        index.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
+        done = run_tool(project, "readme.py", "--check")
+        assert done.returncode == 1 and "python tools/readme.py" in done.stderr
+        assert readme.read_text(encoding="utf-8") == before[1], "--check wrote README.md"
+        assert run_tool(project, "readme.py").returncode == 0
+        assert "덧붙인 문장. [Train](nbs/train.ipynb#data)" in readme.read_text(encoding="utf-8")
+        assert run_tool(project, "readme.py", "--check").returncode == 0
+    finally:
+        index.write_text(before[0], encoding="utf-8")
+        readme.write_text(before[1], encoding="utf-8")
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    "A file server that keeps its log to itself."
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium on the path: the site is not opened in a browser")
+def test_a_browser_finds_a_korean_word(project, site, tmp_path):
+    notebook, word = next((notebook, word) for notebook in notebooks(project) for word in sorted(words_of(notebook)))
+    typing = f"""<script>addEventListener("load", () => {{
+        const box = document.querySelector("#quarto-search input");
+        box.value = {json.dumps(word)};
+        box.dispatchEvent(new Event("input"));
+    }})</script></body>"""
+    served = shutil.copytree(site, tmp_path / "site")
+    start = (served / "index.html").read_text(encoding="utf-8")
+    (served / "typed.html").write_text(start.replace("</body>", typing), encoding="utf-8")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=served)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # Virtual time runs on only while nothing is being loaded, so that the search has always answered by its end.
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+                   "--virtual-time-budget=10000", "--dump-dom", f"http://127.0.0.1:{server.server_port}/typed.html"]
+        shown = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60).stdout
+        server.shutdown()
+    results = shown.partition("smalldocs-search-results")[2].partition("</header>")[0]
+    assert f'href="{page_name(notebook)}' in results and f"<mark>{word}</mark>" in results, results[:2000]

@@ -1,0 +1,196 @@
+"""Build the documentation site into `_docs`: no Quarto, no network, and the working tree stays as it is.
+
+The notebooks go through nbdev's own processing, as in `nbdev_docs`; smalldocs then renders what Quarto would. nbdev writes into the
+project while it works (an index of names, a sidebar), so all of it happens in a temporary copy.
+"""
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+LINK = re.compile(r'(\]\(|href=\\")([^)"\\\s]+)')  # of Markdown, and of HTML inside a JSON string
+IMPORT = re.compile(r"^\s*(import|from)\s", re.MULTILINE)
+EXPORT = re.compile(r"^(#\|\s*(exports?|exporti|exec_doc)\b|show_doc\()", re.MULTILINE)
+
+
+def committed_records(root: Path) -> list[Path]:
+    "List the pages of the runs whose folder is committed, newest first: what git does not know is not for others to read."
+    listed = subprocess.run(["git", "-C", root, "ls-files", "-z", "--", "runs/*/train.html"], capture_output=True, text=True)
+    pages = [root / name for name in listed.stdout.split("\0") if name.count("/") == 2]
+    return sorted((page for page in pages if page.is_file()), reverse=True)
+
+
+def record_row(page: Path) -> str:
+    "Describe a record in one row of a Markdown table; whatever its record.json does not say is left blank."
+    record_file = page.with_name("record.json")
+    record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.is_file() else {}
+    parameters, metrics = record.get("params") or {}, record.get("metrics") or {}
+
+    def change(name):
+        return " → ".join(f"{metrics[key]:.3f}" for key in (f"{name}_before", name) if isinstance(metrics.get(key), (int, float)))
+
+    cells = [f"[{page.parent.name}]({page.parent.name}.html)", *(str(parameters.get(name, "")) for name in ("model", "dataset", "task")),
+             change("eval_loss"), change("f1"), record.get("status", "")]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def write_records(root: Path, notebooks: Path) -> int:
+    "Write the Records page and a copy of every committed record into the folder of notebooks; return how many there are."
+    pages, folder = committed_records(root), notebooks / "records"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for page in pages:
+        shutil.copy(page, folder / f"{page.parent.name}.html")
+    table = ["| Run | Model | Dataset | Task | Held-out loss | F1 | Status |", "|---|---|---|---|---|---|---|", *map(record_row, pages)]
+    body = "\n".join(table) if pages else "No record is committed yet."
+    (folder / "index.qmd").write_text(f"""---
+title: Finished records
+description: Executed experiments, each a page with its settings, curves, scores and answers.
+---
+
+{body}
+
+## Add one
+
+`make train`, or `papermill nbs/train.ipynb -p model gemma3-270m`, leaves a finished record in a folder of its own
+under `runs/`. Commit that folder (`git add runs/<run id>`; git ignores its weights and checkpoints) and build the site again: its
+`train.html` becomes a page here.
+""", encoding="utf-8")
+    return len(pages)
+
+
+def split_title(cell: dict) -> list[dict]:
+    "Give what follows a title and subtitle a cell of its own: nbdev turns the cell of the title into front matter, and drops the rest."
+    lines = "".join(cell["source"]).splitlines(keepends=True)
+    if cell["cell_type"] != "markdown" or not lines or not lines[0].startswith("# "):
+        return [cell]
+    end = next((number for number, line in enumerate(lines) if line.strip() and not line.startswith(("# ", "> "))), len(lines))
+    title = {**cell, "source": "".join(lines[:end])}
+    return [title, {**cell, "id": f"{cell.get('id', 'title')}-text", "source": "".join(lines[end:])}] if lines[end:] else [title]
+
+
+def prepare_notebooks(notebooks: Path) -> None:
+    """Keep nbdev from losing introductions, and from running more than it needs.
+
+    It runs every cell that imports anything, and needs only the exported ones. The rest are examples and tests, which take time and
+    rest on cells that it does not run.
+    """
+    for path in notebooks.glob("*.ipynb"):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook["cells"] = [part for cell in notebook["cells"] for part in split_title(cell)]
+        for cell in notebook["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "code" and IMPORT.search(source) and not EXPORT.search(source):
+                cell["source"] = f"#| eval: false\n{source}"
+        path.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
+
+
+def process_notebooks(copy: Path) -> Path:
+    "Run nbdev's processing in the copy of the project and return the folder of processed notebooks."
+    os.chdir(copy)
+    # The worker processes import the library from the copy too, and look for weights nowhere but here.
+    search_path = os.pathsep.join([str(copy), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ.update(PYTHONPATH=search_path, HF_HUB_OFFLINE="1", PYTHONWARNINGS="ignore:Found cells containing imports")
+    sys.path.insert(0, str(copy))
+    from nbdev.doclinks import _build_modidx
+    from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+    from nbdev.serve import proc_nbs
+
+    refresh_quarto_yml()
+    _build_modidx()
+    nbdev_sidebar.__wrapped__()
+    return proc_nbs(force=True)
+
+
+def name_pages(processed: Path) -> dict[str, str]:
+    "Give each notebook the name of the page nbdev links to (`00_config` is config.html), which smalldocs would not do by itself."
+    names = {}
+    for path in processed.rglob("*.ipynb"):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        first = notebook["cells"][0] if notebook["cells"] else {}
+        source = "".join(first.get("source", ""))
+        if first.get("cell_type") != "raw" or not source.startswith("---"):
+            continue
+        front = yaml.safe_load(source.strip().strip("-"))
+        page = Path(front.pop("output-file", f"{path.stem}.html")).stem
+        first["source"] = f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n"
+        path.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
+        path.rename(path.with_name(f"{page}.ipynb"))
+        names[path.name] = f"{page}.ipynb"
+    sidebar = processed / "sidebar.yml"
+    renamed = re.sub(r"[\w.-]+\.ipynb", lambda name: names.get(name[0], name[0]), sidebar.read_text(encoding="utf-8"))
+    sidebar.write_text(renamed, encoding="utf-8")
+    return names
+
+
+def mend_links(processed: Path, names: dict[str, str], settings) -> None:
+    "Make links to the published site relative, follow the pages' new names, and send links out of the notebooks' folder to the repository."
+    site = f"{settings['doc_host']}{settings['doc_baseurl']}".rstrip("/") + "/"
+    for path in processed.rglob("*.ipynb"):
+        depth = "../" * (len(path.relative_to(processed).parts) - 1)
+
+        def mend(match):
+            link, hash_mark, anchor = match[2].partition("#")
+            if link.startswith(site):
+                link = depth + (link.removeprefix(site) or "index.html")
+            elif link.startswith(f"{depth}../"):
+                link = f"{settings['git_url']}/blob/{settings['branch']}/{link.removeprefix(f'{depth}../')}"
+            else:
+                folder, slash, name = link.rpartition("/")
+                link = folder + slash + names.get(name, name)
+            return match[1] + link + hash_mark + anchor
+
+        path.write_text(LINK.sub(mend, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def build(root: Path = ROOT) -> list[str]:
+    "Build the site and return what is wrong with it, such as links that lead nowhere."
+    with tempfile.TemporaryDirectory(prefix="llmlab-docs-") as folder:
+        copy = Path(folder).resolve()
+        ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "sidebar.yml", "records", "*.db")
+        for name in ("nbs", "llmlab"):
+            shutil.copytree(root / name, copy / name, ignore=ignore)
+        shutil.copy(root / "settings.ini", copy)
+        records = write_records(root, copy / "nbs")
+        prepare_notebooks(copy / "nbs")
+        processed = process_notebooks(copy)
+        from nbdev.config import get_config
+        from smalldocs.site import build as render
+
+        settings = get_config()
+        mend_links(processed, name_pages(processed), settings)
+        site = render(processed, quiet=True)
+        output = root / settings.doc_path.name
+        shutil.rmtree(output, ignore_errors=True)
+        os.chdir(root)
+        shutil.move(site.out, output)
+    print(f"{len(site.pages)} pages and {records} records in {os.path.relpath(output, root)}/: open index.html there, or run "
+          f"`python -m http.server -d {os.path.relpath(output, root)}`, which search needs.")
+    return site.warnings
+
+
+def main() -> int:
+    "Build the site, or make the notebooks ready for a build by Quarto."
+    parser = argparse.ArgumentParser(description="Build the documentation site into _docs.")
+    parser.add_argument("--for-quarto", action="store_true",
+                        help="only make nbs/ ready for nbdev_docs, IN PLACE: meant for a throw-away checkout")
+    if parser.parse_args().for_quarto:
+        prepare_notebooks(ROOT / "nbs")
+        print(f"nbs/ is ready for nbdev_docs, with {write_records(ROOT, ROOT / 'nbs')} records.")
+        return 0
+    problems = build()
+    for problem in problems:
+        print(f"docs: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
