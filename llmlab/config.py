@@ -55,7 +55,7 @@ Whole = typing.Annotated[int, Field(ge=1)]
 Share = typing.Annotated[float, Field(ge=0, lt=1)]
 Amount = typing.Annotated[float, Field(ge=0)]
 
-# %% ../nbs/00_config.ipynb #91fa9777
+# %% ../nbs/00_config.ipynb #42c645be
 class ExperimentConfig(BaseModel):
     "Every setting of one experiment, flat, typed and checked."
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True, allow_inf_nan=False)

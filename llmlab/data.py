@@ -6,12 +6,13 @@
 __all__ = ['DATASETS', 'COLUMNS', 'DatasetPreset', 'read_file', 'read_hub', 'find_columns', 'normalize', 'make_row', 'split_rows',
            'DataReport', 'fingerprint', 'Data', 'load_data']
 
-# %% ../nbs/03_data.ipynb #ffd673db
+# %% ../nbs/03_data.ipynb #be060b3f
 import csv
 import hashlib
 import html
 import io
 import json
+import typing
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
@@ -285,12 +286,12 @@ def fingerprint(*parts: list[dict]) -> str:  # hexadecimal
         digest.update(b"\x00")
     return digest.hexdigest()
 
-# %% ../nbs/03_data.ipynb #deb3da93
+# %% ../nbs/03_data.ipynb #f1c4d2d7
 @dataclass
 class Data:
     "Rows for training, rows held out, and the account of both."
-    train: "datasets.Dataset"  # columns: id, question, input, context, answer, answers, group, where
-    held_out: "datasets.Dataset"
+    train: typing.Any  # datasets.Dataset with columns id, question, input, context, answer, answers, group, where
+    held_out: typing.Any  # the same
     report: DataReport
     task: str  # what the dataset is for, by its preset or its columns
 
