@@ -253,7 +253,9 @@ def load_base_model(
 ):  # transformers.PreTrainedModel
     "Load the weights of a causal language model."
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # it leaves an empty line on every static page
     placement = {"device_map": {"": 0 if has_gpu() else "cpu"}} if quantization else {}
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, quantization_config=quantization, **placement)
 
