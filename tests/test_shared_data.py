@@ -1,0 +1,61 @@
+"""Real Korean data, where it lies beside the project: every row accounted for, and scores as the official script gives them."""
+import json
+from pathlib import Path
+
+import pytest
+
+from llmlab.data import load_data
+from llmlab.evaluation import choose_task, korquad_score, korquad_scores, normalize_answer
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+
+SOURCES = {  # file -> rows, task, and settings where columns do not name themselves
+    "hrc.jsonl": (929, "instruct", {"question": "질의", "answer": "상담례, 결정례 기반 답변"}),
+    "hrc_instruct.jsonl": (929, "instruct", {}),
+    "chatbot.csv": (7093, "instruct", {}),
+    "kobest_boolq.jsonl": (3461, "mrc", {}),
+    "korquad_v1_dev.json": (3459, "mrc", {}),
+}
+
+
+def shared(name):
+    """Return the path of a shared file; skip where it is not there."""
+    if not (SHARED / name).is_file():
+        pytest.skip(f"../shared/data/{name} is not there")
+    return SHARED / name
+
+
+def read(name):
+    """Return the content of a shared JSON file."""
+    return json.loads(shared(name).read_text(encoding="utf-8"))
+
+
+def test_scores_are_those_of_the_official_script():
+    """Each case is normalised and scored as KorQuAD's own script does it."""
+    for case in read("korquad_eval_cases.json"):
+        score = korquad_score(case["prediction"], case["answers"])
+        assert normalize_answer(case["prediction"]) == case["normalized_prediction"], case
+        assert score["exact_match"] == pytest.approx(case["em"], abs=1e-12), case
+        assert score["f1"] == pytest.approx(case["f1"], abs=1e-12), case
+
+
+def test_totals_are_those_of_the_official_script():
+    """Questions without an answer count as wrong, and the totals agree to the last digits."""
+    expected = read("korquad_predictions.expected.json")
+    scores = korquad_scores(read("korquad_predictions.json"), shared("korquad_v1_dev.json"))
+    assert {name: scores[name] for name in ("exact_match", "f1")} == pytest.approx({name: expected[name] for name in ("exact_match", "f1")}, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_row_is_accounted_for(name):
+    """Every row is used, or dropped with its place; nothing that is held out is trained on."""
+    rows, task, mapping = SOURCES[name]
+    data = load_data(str(shared(name)), column_mapping=mapping)
+    report = data.report
+    assert report.read == rows
+    assert report.read == report.kept + sum(len(places) for places in report.dropped.values())
+    assert report.kept == report.train + report.held_out == len(data.train) + len(data.held_out)
+    places = [*data.train["where"], *data.held_out["where"], *(place for dropped in report.dropped.values() for place in dropped)]
+    assert len(set(places)) == rows
+    assert not set(data.train["group"]) & set(data.held_out["group"])
+    assert choose_task("auto", data) == task
