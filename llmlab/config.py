@@ -8,21 +8,27 @@ __all__ = ['Strategy', 'Whole', 'Share', 'Amount', 'OWN_NAMES', 'LabError', 'clo
            'config_from', 'call_with', 'config_to_yaml', 'config_from_yaml', 'show_settings', 'project_root',
            'find_path', 'output_folder', 'new_run_id']
 
-# %% ../nbs/00_config.ipynb #56339160
+# %% ../nbs/00_config.ipynb #763b7166
 import difflib
 import html
 import inspect
 import linecache
+import logging
 import re
 import secrets
 import types
 import typing
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+# Two libraries speak up at every import of things that nobody here can act on; what a run itself warns of stays.
+warnings.filterwarnings("ignore", category=FutureWarning, message=r".*gradient_checkpointing` is deprecated")
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # %% ../nbs/00_config.ipynb #a9300959
 class LabError(ValueError):
@@ -73,6 +79,7 @@ class ExperimentConfig(BaseModel):
     task: str = "auto"  # instruct, mrc, or auto (from the dataset)
     prompt: str = "auto"  # lab, koalpaca, chat (the model's own), or auto (the preset's own, else lab)
     seed: typing.Annotated[int, Field(ge=0, lt=2**32)] = 42  # of LoRA's start, data order and dropout
+    split_seed: typing.Annotated[int, Field(ge=0)] = 42  # of the choice of held-out rows, so that other seeds are scored on the same ones
 
     # Where it goes
     experiment_name: str = "llmlab"  # MLflow experiment
@@ -81,11 +88,11 @@ class ExperimentConfig(BaseModel):
     cache_dir: str | None = None  # hub downloads and converted weights; otherwise the usual caches
     logging_dir: str | None = None  # tensorboard files; otherwise logs/ in the run's folder
     report_to: list[Literal["mlflow", "tensorboard"]] = ["mlflow"]  # trackers; [] for none
-    mlflow_tracking_uri: str | None = None  # a server; otherwise sqlite in `output_dir`
+    mlflow_tracking_uri: str | None = None  # a server; otherwise MLFLOW_TRACKING_URI, otherwise sqlite in `output_dir`
 
     # Tokens
     max_length: Whole = 1024  # tokens of prompt and answer together
-    truncation: bool = True  # cut longer examples (context first, answers never whole); false drops and counts them
+    truncation: bool = True  # cut longer examples, context first, never a whole answer; false drops and counts them
     padding: Literal["longest", "max_length"] = "longest"  # pad a batch to its longest example or to max_length
     padding_side: Literal["right", "left"] = "right"  # in training; generation always pads on the left
     use_fast: bool = True  # loss masks need offsets, which only fast tokenizers have
@@ -136,7 +143,7 @@ class ExperimentConfig(BaseModel):
     early_stopping_patience: Whole | None = None  # stop after so many evaluations without a lower loss
 
     # Answers
-    num_samples: typing.Annotated[int, Field(ge=0)] = 4  # held-out questions answered before and after training
+    num_samples: typing.Annotated[int, Field(ge=0)] = 4  # held-out answers shown before and after training; tasks with scores answer every held-out question
     max_new_tokens: Whole | None = None  # length of a generated answer; otherwise the task's
 
     # Everything else, by the libraries' own names
@@ -218,7 +225,7 @@ def find_contradictions(
     config: ExperimentConfig,
 ) -> list[str]:  # one message a problem; empty when all is well
     "Find settings that contradict one another or this machine, before any weight is read."
-    return [*_precision_problems(config), *_checkpoint_problems(config), *_idle_settings(config), *_passed_through_problems(config)]
+    return [*_name_problems(config), *_precision_problems(config), *_checkpoint_problems(config), *_idle_settings(config), *_passed_through_problems(config)]
 
 # %% ../nbs/00_config.ipynb #17d76639
 def has_gpu() -> bool:
@@ -226,6 +233,19 @@ def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+# %% ../nbs/00_config.ipynb #871c4a56
+def _name_problems(config):
+    "Find schedulers and optimizers that transformers does not have."
+    default = {name: field.default for name, field in ExperimentConfig.model_fields.items()}
+    if config.lr_scheduler_type != default["lr_scheduler_type"] or config.optim != default["optim"]:
+        from transformers.trainer_utils import SchedulerType
+        from transformers.training_args import OptimizerNames
+
+        for name, kinds in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
+            known = [kind.value for kind in kinds]
+            if getattr(config, name) not in known:
+                yield f"{name}={getattr(config, name)} is not known to transformers.{closest(getattr(config, name), known)} Known: {', '.join(known)}."
 
 # %% ../nbs/00_config.ipynb #23894963
 def _precision_problems(config):
@@ -269,7 +289,8 @@ def _idle_settings(config):
         "quantization_args": ("load_in_4bit=true or load_in_8bit=true", config.load_in_4bit or config.load_in_8bit),
         "mlflow_tracking_uri": ("mlflow in report_to", "mlflow" in config.report_to),
         "logging_dir": ("tensorboard in report_to", "tensorboard" in config.report_to),
-        "validation_fraction": ("no eval_dataset", not config.eval_dataset),
+        "validation_fraction": ("a held-out share (eval_dataset names a set of its own)", not config.eval_dataset),
+        "split_seed": ("a held-out share (eval_dataset names a set of its own)", not config.eval_dataset),
     }
     for name, (condition, met) in needs.items():
         if not met and getattr(config, name) != default[name]:

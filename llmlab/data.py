@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'COLUMNS', 'DatasetPreset', 'read_file', 'read_hub', 'find_columns', 'normalize', 'make_row', 'split_rows',
-           'DataReport', 'fingerprint', 'Data', 'load_data']
+           'DataReport', 'fingerprint', 'Data', 'load_data', 'check_dataset_name']
 
 # %% ../nbs/03_data.ipynb #be060b3f
 import csv
@@ -304,7 +304,7 @@ def load_data(
     column_mapping: dict[str, str] | None = None,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
-    seed: int = 42,
+    split_seed: int = 42,
     cache_dir: str | None = None,
 ) -> Data:
     "Read, check and split a dataset; every row that is read is kept or counted out."
@@ -313,11 +313,16 @@ def load_data(
     report = DataReport(dataset)
     train, held_out = _read_rows(dataset, dataset_config, column_mapping or {}, report, cache_dir)
     if eval_dataset:
-        held_out = _read_rows(eval_dataset, None, column_mapping or {}, report, cache_dir, "eval_dataset")[0]
+        for row in held_out:
+            report.drop("validation split, replaced by eval_dataset", row["where"])
+        rows, validation = _read_rows(eval_dataset, None, column_mapping or {}, report, cache_dir, "eval_dataset")
+        for row in rows if validation else []:
+            report.drop("training split of eval_dataset, of which the validation split is used", row["where"])
+        held_out = validation or rows
     if held_out:
         train = _without_leaks(train, held_out, report)
     else:
-        train, held_out = split_rows(train, validation_fraction, seed)
+        train, held_out = split_rows(train, validation_fraction, split_seed)
     train = _at_most(train, max_train_samples, "max_train_samples", report)
     held_out = _at_most(held_out, max_eval_samples, "max_eval_samples", report)
     if not train:
@@ -328,17 +333,29 @@ def load_data(
     task = DATASETS[dataset].task if dataset in DATASETS else "mrc" if all(row["context"] for row in rows) else "instruct"
     return Data(Dataset.from_list(train), Dataset.from_list(held_out), report, task)
 
-# %% ../nbs/03_data.ipynb #e96a3186
-def _read_rows(name, config, column_mapping, report, cache_dir, parameter="dataset"):
-    "Read one source into (rows, rows of its own validation split)."
+# %% ../nbs/03_data.ipynb #fa3c3a76
+def check_dataset_name(
+    name: str,
+    parameter: str = "dataset",  # for the message
+) -> tuple[DatasetPreset | None, Path | None]:
+    "Tell a preset, a file and a hub id (neither) apart; raise a `LabError` for what can be none of them."
     preset = DATASETS.get(name)
     path = Path(str(files("llmlab") / "bundled" / preset.source)) if preset and preset.bundled else None if preset else find_path(name)
+    looks_local = Path(name).suffix in (".json", ".jsonl", ".csv", ".tsv", ".parquet") or name.startswith((".", "/", "~"))
+    if not preset and not path and (name.count("/") != 1 or looks_local):
+        raise LabError(f"{parameter}={name!r} is neither a preset nor a file here nor a hub id (owner/name).{closest(name, DATASETS)} Presets: {', '.join(DATASETS)}.")
+    return preset, path
+
+# %% ../nbs/03_data.ipynb #12924a60
+def _read_rows(name, config, column_mapping, report, cache_dir, parameter="dataset"):
+    "Read one source into (rows, rows of its own validation split)."
+    preset, path = check_dataset_name(name, parameter)
+    if config and path:
+        raise LabError(f"dataset_config={config!r} is for hub datasets, and {name} is a file: leave dataset_config at None.")
     if preset:
         report.license, column_mapping = preset.license, {**dict(preset.column_mapping), **column_mapping}
     if path:
         return _check_rows(read_file(path, report.notes), column_mapping, report, path.name), []
-    if not preset and (name.count("/") != 1 or Path(name).suffix in (".json", ".jsonl", ".csv", ".tsv", ".parquet") or name.startswith((".", "/", "~"))):
-        raise LabError(f"{parameter}={name!r} is neither a preset nor a file here nor a hub id (owner/name).{closest(name, DATASETS)} Presets: {', '.join(DATASETS)}.")
     splits = read_hub(preset.source if preset else name, config or (preset.config if preset else None), cache_dir)
     validation = next((split for split in ("validation", "dev", "test") if split in splits), None)
     training = "train" if "train" in splits else next(split for split in splits if split != validation or len(splits) == 1)

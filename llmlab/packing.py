@@ -152,14 +152,14 @@ class Encoded:
     rows: list[dict]
     tokens: TokenReport
 
-# %% ../nbs/04_packing.ipynb #c12efe9e
+# %% ../nbs/04_packing.ipynb #e626a2c8
 def encode_rows(
     rows,  # rows in the lab's shape
     prompt: Prompt,
     tokenizer,
     max_length: int,
     truncation: bool = True,
-    held_out: bool = False,  # keep every row
+    held_out: bool = False,  # keep rows that do not fit, whole
 ) -> Encoded:
     "Turn rows into examples, counting what is cut and what is dropped."
     examples, kept, report = [], [], TokenReport([], max_length)

@@ -19,7 +19,11 @@ from pathlib import Path
 import click
 from papermill.engines import NBClientEngine, papermill_engines
 
-from .config import ExperimentConfig, LabError, closest, make_config, new_run_id, output_folder, project_root
+from .config import ExperimentConfig, LabError, closest, lookup, make_config, new_run_id, output_folder, project_root
+from .data import check_dataset_name
+from .evaluation import TASKS
+from .models import check_model_name
+from .prompts import PROMPTS
 
 # %% ../nbs/14_papermill_engine.ipynb #96891a27
 def cell_defaults(
@@ -127,7 +131,12 @@ def check_parameters(
                                       for name in unknown))
     settings = {name: value for name, value in {**defaults, **parameters}.items() if name in ExperimentConfig.model_fields}
     try:
-        make_config(settings)
+        config = make_config(settings)
+        check_model_name(config.model)
+        for name in filter(None, (config.dataset, config.eval_dataset)):
+            check_dataset_name(name, "dataset" if name == config.dataset else "eval_dataset")
+        lookup(config.task, {"auto": None, **TASKS}, "task")
+        lookup(config.prompt, {"auto": None, **PROMPTS}, "prompt")
     except LabError as error:
         raise BadParameters(str(error)) from None
     return settings
@@ -181,6 +190,8 @@ class LabEngine(NBClientEngine):
 
         from llmlab.records import Record, adopt_notebook, end_record, write_atomic
 
+        for name in ("input_path", "output_path"):  # a record is shown to others, and says nothing of this machine's folders
+            nb.metadata.papermill[name] = Path(nb.metadata.papermill.get(name) or "-").name
         write_atomic(folder / "train.ipynb", nbformat.writes(nb) + "\n")
         if error:
             end_record(folder, "interrupted" if error == "interrupted" else "failed", error)

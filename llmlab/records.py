@@ -22,11 +22,12 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from .config import ExperimentConfig, config_to_yaml, make_config, new_run_id, output_folder, project_root
+from .config import ExperimentConfig, LabError, config_to_yaml, make_config, new_run_id, output_folder, project_root
 from .evaluation import TASKS, choose_task
 from .models import Checkpoint, choose_dtype, choose_targets
 from .prompts import choose_prompt
 from .tracking import MlflowCallback, MlflowRun, resume_mlflow_run, tensorboard_callback, tracking_uri
+from .training import training_arguments
 
 # %% ../nbs/09_records.ipynb #4fe861a9
 def write_atomic(path: Path, content: str | bytes):
@@ -166,7 +167,11 @@ def resolve_config(
         choices["eval_steps"] = config.eval_steps or config.logging_steps
     if config.save_strategy == "steps":
         choices["save_steps"] = config.save_steps or 500
-    return make_config({**config.model_dump(), **choices})
+    resolved = make_config({**config.model_dump(), **choices})
+    if checkpoint.context_length and config.max_length > checkpoint.context_length:
+        raise LabError(f"max_length={config.max_length}: {checkpoint.name} reads at most {checkpoint.context_length} tokens: lower max_length.")
+    training_arguments(resolved, "unused")  # raises where transformers refuses them
+    return resolved
 
 # %% ../nbs/09_records.ipynb #4f14a374
 class MetricsCallback(TrainerCallback):
@@ -212,8 +217,11 @@ def finish_record(
         record.mlflow.finish()
         record.note(mlflow_problems=record.mlflow.problems)
     record.note(status="finished", ended=_now(), metrics=metrics, loss_trace_sha256=loss_trace_sha256)
-    if record.mlflow:
+    if record.mlflow and record.mlflow.run_id:
         resume_mlflow_run(record.mlflow.uri, record.mlflow.run_id).log_files(record.folder / "record.json")
+    opened = Path(os.environ.get("JPY_SESSION_NAME", ""))  # the notebook's file, where JupyterLab runs it
+    if opened.suffix == ".ipynb" and opened.is_file():
+        adopt_notebook(record, opened)
     return record.folder
 
 # %% ../nbs/09_records.ipynb #c380322b
@@ -231,7 +239,7 @@ def show_record(record: Record):  # an object that Jupyter shows as a table
     "Show what lies in a run's folder."
     from IPython.display import HTML
 
-    meanings = {"train.ipynb": "this notebook, executed", "train.html": "the same as a page (written when the notebook has ended)", "record.json": "the facts in one file",
+    meanings = {"train.ipynb": "this notebook, executed (in JupyterLab: as it was last saved; save it and run finish_record again)", "train.html": "the same as a page", "record.json": "the facts in one file",
                 "config.yaml": "every setting", "metrics.jsonl": "the curve, step by step", "samples.jsonl": "answers before and after",
                 "adapter": "the trained LoRA weights", "checkpoints": "states in between", "logs": "TensorBoard files", "environment.txt": "versions of all packages"}
     rows = "".join(f"<tr><td style='text-align:left'><code>{name}</code></td><td style='text-align:left'>{text}</td></tr>" for name, text in meanings.items()

@@ -53,17 +53,17 @@ class FrozenHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, chunk):  # (positions, width), (words, width), (positions,), positions a chunk
-        gradient, total = torch.empty_like(hidden), hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        wanted = ctx.needs_input_grad[0]
+        gradient, total = torch.empty_like(hidden) if wanted else None, hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for start in range(0, len(hidden), chunk):
-            part, words = hidden[start:start + chunk], targets[start:start + chunk, None]
-            scores = (part @ weight.T).to(total.dtype)
+            words = targets[start:start + chunk]
+            scores = (hidden[start:start + chunk] @ weight.T).to(total.dtype)
             scores -= scores.amax(-1, keepdim=True)
-            right = scores.gather(1, words)
+            right = scores.gather(1, words[:, None])
             partition = scores.exp_().sum(-1, keepdim=True)
             total += (partition.log() - right).sum()
-            scores /= partition
-            scores.scatter_add_(1, words, -torch.ones_like(right))
-            gradient[start:start + chunk] = scores.to(weight.dtype) @ weight
+            if wanted:
+                gradient[start:start + chunk] = (scores.to(weight.dtype) @ weight).to(total.dtype) / partition - weight[words]
         ctx.save_for_backward(gradient)
         return total
 
@@ -206,7 +206,9 @@ def run_training(trainer: LabTrainer) -> dict[str, float]:
     "Train, with the held-out loss before and after; return the metrics that a record holds."
     before = trainer.evaluate(metric_key_prefix="before")
     result = trainer.train()
-    after = trainer.evaluate(metric_key_prefix="after")
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
+    known = last.get("step") == trainer.state.global_step and not trainer.args.load_best_model_at_end
+    after = {"after_loss": last["eval_loss"]} if known else trainer.evaluate(metric_key_prefix="after")
     if not math.isfinite(result.training_loss):
         raise LabError(f"The training loss became {result.training_loss}: lower learning_rate, or train in float32 or bf16 instead of fp16.")
     return {"eval_loss_before": before["before_loss"], "eval_loss": after["after_loss"], "train_loss": result.training_loss,
