@@ -151,6 +151,8 @@ class LabEngine(NBClientEngine):
         settings = check_parameters(nb, dict(nb.metadata.papermill.get("parameters", {})))
         if settings is None:
             return super().execute_notebook(nb, kernel_name, output_path=output_path, input_path=input_path, **others)
+        for name in ("input_path", "output_path"):  # a record is shown to others, and says nothing of this machine's folders
+            nb.metadata.papermill[name] = Path(nb.metadata.papermill.get(name) or "-").name
         folder = cls.run_folder(settings, output_path)
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["LLMLAB_RUN_DIR"] = str(folder)
@@ -190,8 +192,6 @@ class LabEngine(NBClientEngine):
 
         from llmlab.records import Record, adopt_notebook, end_record, write_atomic
 
-        for name in ("input_path", "output_path"):  # a record is shown to others, and says nothing of this machine's folders
-            nb.metadata.papermill[name] = Path(nb.metadata.papermill.get(name) or "-").name
         write_atomic(folder / "train.ipynb", nbformat.writes(nb) + "\n")
         if error:
             end_record(folder, "interrupted" if error == "interrupted" else "failed", error)

@@ -39,8 +39,9 @@ def succeed(*command, cwd, **environment):
 
 
 def project_files():
-    """List the project's files as they are now: tracked or new, but nothing that git ignores."""
-    listed = succeed("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+    """List the project's files as they are now: tracked or new, but nothing that git ignores, and no runs that nobody committed."""
+    listed = succeed("git", "ls-files", "-z", "--cached", cwd=ROOT)
+    listed += succeed("git", "ls-files", "-z", "--others", "--exclude-standard", "--exclude=/runs/", cwd=ROOT)
     return [Path(name) for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
