@@ -87,7 +87,9 @@ class Record:
         write_atomic(self.folder / "config.yaml", config_to_yaml(config))
         self.note(params=config.model_dump())
         if self.mlflow:
-            self.mlflow.log_params(config.model_dump())
+            data = self.content.get("data", {})
+            facts = {f"data_{name}": data.get(name) for name in ("fingerprint", "read", "kept", "train", "held_out")}
+            self.mlflow.log_params({**config.model_dump(), **facts})
 
     def append_metrics(self, entry: dict):
         "Add a line to metrics.jsonl."
@@ -212,6 +214,7 @@ def finish_record(
     record.save_samples(samples)
     record.save_adapter(model)
     if record.mlflow:
+        record.mlflow.log_params({"model_sha256": record.content.get("model", {}).get("sha256"), "adapter_sha256": record.content["adapter_sha256"]})
         record.mlflow.log_metrics(metrics, record.content.get("max_steps", 0))
         record.mlflow.log_files(*(record.folder / name for name in ("config.yaml", "samples.jsonl", "metrics.jsonl", "environment.txt", "adapter")))
         record.mlflow.finish()

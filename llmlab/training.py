@@ -169,14 +169,14 @@ class LabTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-# %% ../nbs/06_training.ipynb #040c8b80
+# %% ../nbs/06_training.ipynb #3f9543a2
 def make_trainer(
     config: ExperimentConfig,
     model,  # peft.PeftModel
     tokenizer,
     train: list[Example],
     held_out: list[Example],
-    folder: str | Path,  # checkpoints go here
+    folder: str | Path,  # of the run; checkpoints go into checkpoints/
     callbacks: list[TrainerCallback] = (),
 ) -> LabTrainer:
     "Put model, examples and settings together."
@@ -184,7 +184,7 @@ def make_trainer(
         return collate_padded(examples, tokenizer.pad_token_id, config.padding_side, config.max_length if config.padding == "max_length" else None)
 
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
-    return LabTrainer(model=model, args=training_arguments(config, folder), train_dataset=train, eval_dataset=held_out, data_collator=collate,
+    return LabTrainer(model=model, args=training_arguments(config, Path(folder) / "checkpoints"), train_dataset=train, eval_dataset=held_out, data_collator=collate,
                       processing_class=tokenizer, callbacks=[*stopping, *callbacks])
 
 # %% ../nbs/06_training.ipynb #0e914551
