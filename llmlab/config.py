@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['Strategy', 'Whole', 'Share', 'Amount', 'OWN_NAMES', 'LabError', 'closest', 'lookup', 'ExperimentConfig',
            'field_comments', 'parameters_cell', 'coerce', 'find_contradictions', 'has_gpu', 'make_config',
-           'config_from', 'call_with', 'config_to_yaml', 'config_from_yaml', 'show_settings', 'project_root',
-           'find_path', 'output_folder', 'new_run_id']
+           'write_atomic', 'config_from', 'call_with', 'config_to_yaml', 'config_from_yaml', 'show_settings',
+           'project_root', 'find_path', 'output_folder', 'new_run_id']
 
-# %% ../nbs/00_config.ipynb #763b7166
+# %% ../nbs/00_config.ipynb #80bcbab8
 import difflib
 import html
 import inspect
 import linecache
 import logging
+import os
 import re
 import secrets
 import types
@@ -369,6 +370,16 @@ def _explain(error):
         name = problem["loc"][0]
         lines.setdefault(name, f"{name}={problem['input']!r}: {problem['msg'][0].lower() + problem['msg'][1:]} ({name}: {comments[name]}).")
     return "\n".join(lines.values())
+
+# %% ../nbs/00_config.ipynb #7f04db0c
+def write_atomic(path: Path, content: str | bytes):
+    "Write a file beside its place, then rename it into its place."
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(beside, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
 
 # %% ../nbs/00_config.ipynb #5b8e4ef6
 def config_from(

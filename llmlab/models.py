@@ -265,7 +265,11 @@ def load_base_model(
 
     _hide_progress_bars()
     placement = {"device_map": {"": 0 if has_gpu() else "cpu"}} if quantization else {}
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, quantization_config=quantization, **placement)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, quantization_config=quantization, **placement)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 # %% ../nbs/01_models.ipynb #30d4a22a
 def linear_layers(model) -> list[str]:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VALUES', 'cell_defaults', 'read_command_line', 'given_parameters', 'complete_command_line', 'fresh_folder',
-           'BadParameters', 'check_parameters', 'LabEngine']
+           'BadParameters', 'check_parameters', 'begin_record', 'LabEngine']
 
-# %% ../nbs/14_papermill_engine.ipynb #c44ca805
+# %% ../nbs/14_papermill_engine.ipynb #bdb5a046
 import ast
 import base64
 import json
@@ -14,12 +14,15 @@ import os
 import signal
 import sys
 import threading
+from datetime import datetime, timezone
 from pathlib import Path
 
 import click
 from papermill.engines import NBClientEngine, papermill_engines
 
-from .config import ExperimentConfig, LabError, closest, lookup, make_config, new_run_id, output_folder, project_root
+from llmlab.config import (
+    ExperimentConfig, LabError, closest, config_to_yaml, lookup, make_config, new_run_id, output_folder, project_root, write_atomic,
+)
 from .data import check_dataset_name
 from .evaluation import TASKS
 from .models import check_model_name
@@ -141,6 +144,16 @@ def check_parameters(
         raise BadParameters(str(error)) from None
     return settings
 
+# %% ../nbs/14_papermill_engine.ipynb #8beec7e8
+def begin_record(
+    folder: Path,  # of the run
+    config: ExperimentConfig,
+):
+    "Write down what is about to be run."
+    content = {"run_id": folder.name, "status": "running", "params": config.model_dump(), "started": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    write_atomic(folder / "config.yaml", config_to_yaml(config))
+    write_atomic(folder / "record.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
 # %% ../nbs/14_papermill_engine.ipynb #f18669c6
 class LabEngine(NBClientEngine):
     "papermill's own engine, with parameters checked before and the record closed after."
@@ -155,6 +168,7 @@ class LabEngine(NBClientEngine):
             nb.metadata.papermill[name] = Path(nb.metadata.papermill.get(name) or "-").name
         folder = cls.run_folder(settings, output_path)
         folder.mkdir(parents=True, exist_ok=True)
+        begin_record(folder, make_config(settings))
         os.environ["LLMLAB_RUN_DIR"] = str(folder)
         restore = _terminate_as_interrupt()
         error = "interrupted"
@@ -162,6 +176,9 @@ class LabEngine(NBClientEngine):
             result = super().execute_notebook(nb, kernel_name, output_path=output_path, input_path=input_path, lab_folder=folder, **others)
             error = _error_of(result)
             return result
+        except KeyboardInterrupt:
+            print(f"\nInterrupted. The record is in {folder}.", file=sys.stderr)
+            raise
         finally:
             os.environ.pop("LLMLAB_RUN_DIR", None)
             restore()
@@ -178,7 +195,7 @@ class LabEngine(NBClientEngine):
     def execute_managed_notebook(cls, nb_man, kernel_name, lab_folder=None, **others):
         "Execute the cells, with the state of training in papermill's progress bar."
         watched = _watch(lab_folder, nb_man) if lab_folder and nb_man.pbar else None
-        others.setdefault("extra_arguments", ["--IPKernelApp.log_level=ERROR"])  # it warns of TCP on loopback at every start
+        others.setdefault("extra_arguments", ["--IPKernelApp.log_level=CRITICAL"])  # it warns of loopback at every start, and of every interrupt
         try:
             super().execute_managed_notebook(nb_man, kernel_name, **others)
         finally:
@@ -190,7 +207,7 @@ class LabEngine(NBClientEngine):
         "Leave a record that says how the run ended, with the notebook and its page in it."
         import nbformat
 
-        from llmlab.records import Record, adopt_notebook, end_record, write_atomic
+        from llmlab.records import Record, adopt_notebook, end_record
 
         write_atomic(folder / "train.ipynb", nbformat.writes(nb) + "\n")
         if error:
@@ -206,17 +223,18 @@ def _error_of(notebook):
                 return f"{output.ename}: {output.evalue}"
     return None
 
-# %% ../nbs/14_papermill_engine.ipynb #73fe8073
+# %% ../nbs/14_papermill_engine.ipynb #fb264d86
 def _terminate_as_interrupt():
-    "Turn SIGTERM into an interrupt, so that a terminated run is saved; return what undoes that."
+    "Turn SIGTERM, and the closing of a terminal, into an interrupt, so that the run is saved; return what undoes that."
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
 
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    return lambda: signal.signal(signal.SIGTERM, before)
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    return lambda: [signal.signal(number, handler) for number, handler in before.items()]
 
 # %% ../nbs/14_papermill_engine.ipynb #7b908b0f
 def _watch(folder, manager):
