@@ -257,13 +257,13 @@ class LiveCurve(TrainerCallback):
     "Show the loss curve and how far training is, redrawn in place."
 
     def __init__(self, title: str = "", seconds: float = 2.0):  # `seconds`: at least so long between two drawings
-        self.title, self.seconds, self.drawn, self.display = title, seconds, 0.0, None
+        self.title, self.seconds, self.drawn, self.display, self.before = title, seconds, 0.0, None, []
 
     def draw(self, state, message):
         "Show or update the picture and the line below it."
         from IPython.display import HTML, display
 
-        page = HTML(figure_html(plot_losses(state.log_history, self.title)) + f"<p>{html.escape(message)}</p>")
+        page = HTML(figure_html(plot_losses(self.before + state.log_history, self.title)) + f"<p>{html.escape(message)}</p>")
         if self.display is None:
             self.display = display(page, display_id=True)
         else:
@@ -274,7 +274,9 @@ class LiveCurve(TrainerCallback):
         self.started = time.monotonic()
 
     def on_log(self, args, state, control, logs=None, **others):
-        if not state.global_step or "after_loss" in (logs or {}):
+        if "before_loss" in logs:
+            self.before = [{"step": 0, **logs}]  # the trainer's own history begins with training
+        if not state.global_step or "after_loss" in logs:
             return
         if time.monotonic() - self.drawn > self.seconds:
             passed = time.monotonic() - self.started
