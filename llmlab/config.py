@@ -27,7 +27,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-# Two libraries speak up at every import of things that nobody here can act on; what a run itself warns of stays.
+# Some libraries speak up at every import of things that nobody here can act on; what a run itself warns of stays.
+warnings.filterwarnings("ignore", message="IProgress not found")
 warnings.filterwarnings("ignore", category=FutureWarning, message=r".*gradient_checkpointing` is deprecated")
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 

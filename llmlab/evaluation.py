@@ -191,12 +191,12 @@ def show_samples(
     from IPython.display import HTML
 
     def cell(text, limit=400):
-        return f"<td style='text-align:left;vertical-align:top;white-space:pre-wrap'>{html.escape(text[:limit])}{'…' if len(text) > limit else ''}</td>"
+        return f"<td style='text-align:left;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere'>{html.escape(text[:limit])}{'…' if len(text) > limit else ''}</td>"
 
     head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("question (질문)", "right (정답)", "before (학습 전)", "after (학습 후)"))
     rows = "".join("<tr>" + cell("\n".join(filter(None, (sample["question"], sample["input"])))) + cell(" / ".join(sample["answers"])) + cell(sample["before"])
                    + cell(sample["after"]) + "</tr>" for sample in samples[:count])
-    return HTML(f"<table><tr>{head}</tr>{rows}</table>")
+    return HTML(f"<table style='table-layout:fixed;width:100%'><tr>{head}</tr>{rows}</table>")
 
 # %% ../nbs/07_evaluation.ipynb #f27c6f8e
 def show_metrics(metrics: dict[str, float]):  # an object that Jupyter shows as a table
