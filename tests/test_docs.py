@@ -1,9 +1,9 @@
 """The documentation site and README.md, built in a copy of the project as anyone would build them, and then read as a browser does."""
 import functools
 import html
-import importlib
 import html.parser
 import http.server
+import importlib
 import json
 import os
 import re
