@@ -6,7 +6,7 @@
 __all__ = ['VALUES', 'cell_defaults', 'read_command_line', 'given_parameters', 'complete_command_line', 'fresh_folder',
            'BadParameters', 'check_parameters', 'begin_record', 'LabEngine']
 
-# %% ../nbs/14_papermill_engine.ipynb #bdb5a046
+# %% ../nbs/14_papermill_engine.ipynb #7d3e3a44
 import ast
 import base64
 import json
@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import click
+import nbformat
 from papermill.engines import NBClientEngine, papermill_engines
 
 from llmlab.config import (
@@ -166,6 +167,8 @@ class LabEngine(NBClientEngine):
             return super().execute_notebook(nb, kernel_name, output_path=output_path, input_path=input_path, **others)
         for name in ("input_path", "output_path"):  # a record is shown to others, and says nothing of this machine's folders
             nb.metadata.papermill[name] = Path(nb.metadata.papermill.get(name) or "-").name
+        from llmlab import records  # now, so that a change of the lab's code during a long run cannot hurt its end
+
         folder = cls.run_folder(settings, output_path)
         folder.mkdir(parents=True, exist_ok=True)
         begin_record(folder, make_config(settings))
@@ -182,7 +185,7 @@ class LabEngine(NBClientEngine):
         finally:
             os.environ.pop("LLMLAB_RUN_DIR", None)
             restore()
-            cls.close(folder, nb, error)
+            cls.close(folder, nb, error, records)
 
     @staticmethod
     def run_folder(settings, output_path):
@@ -203,16 +206,12 @@ class LabEngine(NBClientEngine):
                 watched.set()
 
     @staticmethod
-    def close(folder, nb, error):
+    def close(folder, nb, error, records):
         "Leave a record that says how the run ended, with the notebook and its page in it."
-        import nbformat
-
-        from llmlab.records import Record, adopt_notebook, end_record
-
         write_atomic(folder / "train.ipynb", nbformat.writes(nb) + "\n")
         if error:
-            end_record(folder, "interrupted" if error == "interrupted" else "failed", error)
-        adopt_notebook(Record(folder), folder / "train.ipynb")
+            records.end_record(folder, "interrupted" if error == "interrupted" else "failed", error)
+        records.adopt_notebook(records.Record(folder), folder / "train.ipynb")
 
 # %% ../nbs/14_papermill_engine.ipynb #c37dc69c
 def _error_of(notebook):
