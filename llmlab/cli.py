@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Commands', 'main', 'settings_help', 'train', 'read_settings', 'run_notebook', 'presets', 'ui']
 
-# %% ../nbs/12_cli.ipynb #e7d233a7
+# %% ../nbs/12_cli.ipynb #5543594d
 import json
 import os
 import subprocess
@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import yaml
 
-from .config import ExperimentConfig, LabError, field_comments, make_config, project_root
+from .config import ExperimentConfig, LabError, call_with, field_comments, fresh_folder, project_root
 
 # %% ../nbs/12_cli.ipynb #d205ffbc
 class Commands(click.Group):
@@ -75,17 +75,15 @@ def run_notebook(
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from llmlab.papermill_engine import cell_defaults, check_parameters, fresh_folder
+    from llmlab.papermill_engine import check_parameters
 
     root = project_root()
     if root is None:
         raise LabError("This folder belongs to no llmlab project (no settings.ini with a runs_path here or above). Go to your clone of llmlab, or make one.")
     notebook = root / "nbs" / name
-    content = json.loads(notebook.read_text(encoding="utf-8"))
-    check_parameters(content, settings)
-    config = make_config(settings)
+    config = check_parameters(json.loads(notebook.read_text(encoding="utf-8")), settings)
     settings = {name: getattr(config, name) for name in settings}  # the notebook shows 8, not '8'
-    output = fresh_folder({**cell_defaults(content), **settings}) / name
+    output = call_with(fresh_folder, config) / name
     click.echo(f"{output.relative_to(root) if output.is_relative_to(root) else output}", err=True)
     try:
         papermill.execute_notebook(notebook, output, parameters=settings)

@@ -6,7 +6,7 @@
 __all__ = ['Strategy', 'Whole', 'Share', 'Amount', 'OWN_NAMES', 'LabError', 'closest', 'lookup', 'ExperimentConfig',
            'field_comments', 'parameters_cell', 'coerce', 'find_contradictions', 'has_gpu', 'make_config',
            'write_atomic', 'config_from', 'call_with', 'config_to_yaml', 'config_from_yaml', 'show_settings',
-           'project_root', 'find_path', 'output_folder', 'new_run_id']
+           'project_root', 'find_path', 'output_folder', 'new_run_id', 'fresh_folder']
 
 # %% ../nbs/00_config.ipynb #80bcbab8
 import difflib
@@ -465,3 +465,8 @@ def new_run_id(model: str, dataset: str) -> str:
         return re.sub(r"[^\w.]+", "-", Path(name).stem if "." in Path(name).name and Path(name).suffix.startswith(".j") else Path(name).name).strip("-.")[:40]
 
     return f"{datetime.now():%Y%m%d-%H%M%S}-{short(model)}-{short(dataset)}-{secrets.token_hex(2)}"
+
+# %% ../nbs/00_config.ipynb #8eefdadc
+def fresh_folder(output_dir: str, model: str, dataset: str) -> Path:  # not made yet
+    "Name the folder of a new run."
+    return output_folder(output_dir) / new_run_id(model, dataset)
