@@ -7,7 +7,7 @@ __all__ = ['Strategy', 'Whole', 'Share', 'Amount', 'Part', 'OWN_NAMES', 'REGISTR
            'entry_from', 'label', 'ExperimentConfig', 'field_comments', 'parameters_cell', 'coerce',
            'find_contradictions', 'has_gpu', 'make_config', 'write_atomic', 'config_from', 'call_with',
            'config_to_yaml', 'config_from_yaml', 'show_table', 'show_settings', 'project_root', 'find_path',
-           'output_folder', 'load_extensions', 'new_run_id', 'fresh_folder']
+           'output_folder', 'load_extensions', 'find_run', 'resumed', 'new_run_id', 'fresh_folder']
 
 # %% ../nbs/00_config.ipynb #f41486ed
 import difflib
@@ -96,7 +96,7 @@ Share = typing.Annotated[float, Field(ge=0, lt=1)]
 Amount = typing.Annotated[float, Field(ge=0)]
 Part = typing.Annotated[float, Field(gt=0, lt=1)]
 
-# %% ../nbs/00_config.ipynb #cb451b18
+# %% ../nbs/00_config.ipynb #888a430d
 class ExperimentConfig(BaseModel):
     "Every setting of one experiment, flat, typed and checked."
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True, allow_inf_nan=False)
@@ -191,6 +191,7 @@ class ExperimentConfig(BaseModel):
     eval_generate_steps: Whole | None = None  # steps between evaluations that also answer the held-out questions and score them
     metric_for_best_model: str = "eval_loss"  # what best means: eval_loss, or a score such as eval_f1 (needs eval_generate_steps)
     load_best_model_at_end: bool = False  # end with the best checkpoint
+    resume: str | None = None  # a run to go on with, from its newest checkpoint and with its own settings: id, beginning of one, folder, or latest
     early_stopping_patience: Whole | None = None  # stop after so many evaluations that are no better
 
     # Answers
@@ -449,12 +450,12 @@ def write_atomic(path: Path, content: str | bytes):
         os.fsync(file.fileno())
     beside.replace(path)
 
-# %% ../nbs/00_config.ipynb #ddd9f16c
+# %% ../nbs/00_config.ipynb #c7658448
 def config_from(
     namespace: dict,  # a notebook's `globals()`
 ) -> ExperimentConfig:
     "Collect the settings among a notebook's variables, and load the extensions that they name."
-    config = make_config({name: namespace[name] for name in ExperimentConfig.model_fields if name in namespace})
+    config = resumed(make_config({name: namespace[name] for name in ExperimentConfig.model_fields if name in namespace}))
     load_extensions(config.extensions)
     return config
 
@@ -582,6 +583,38 @@ def _load_yaml(path, content):
         for name, mapping in entries.items():
             find = getattr(room, f"find_{section[:-1]}", None)
             getattr(room, registry)[name] = find(mapping) if find else entry_from(getattr(room, kind), mapping, f"{section}.{name}")
+
+# %% ../nbs/00_config.ipynb #ccd0806e
+def find_run(
+    run: str | Path,
+    output_dir: str = "runs",
+) -> Path:  # its folder
+    "Find the folder of a run; raise a `LabError` that names the closest."
+    path = find_path(run)
+    for folder in filter(None, (path, path and path.parent)):
+        if (folder / "record.json").is_file():
+            return folder
+    known = sorted((record.parent for record in output_folder(output_dir).glob("*/record.json")), key=lambda folder: folder.name)
+    found = known[-1:] if str(run) == "latest" else [folder for folder in known if folder.name == str(run)] or [folder for folder in known if folder.name.startswith(str(run))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LabError(f"run={run!r} is the beginning of {len(found)} runs: {', '.join(folder.name for folder in found[:5])}. Write more of it.")
+    raise LabError(f"run={run!r} is no run in {output_dir}.{closest(run, [folder.name for folder in known])} It holds {len(known)}"
+                   f"{', the latest ' + known[-1].name if known else ''}.")
+
+# %% ../nbs/00_config.ipynb #61c30f11
+def resumed(config: ExperimentConfig) -> ExperimentConfig:
+    "Take the settings of the run that `resume` names; refuse others beside it."
+    if not config.resume:
+        return config
+    folder = find_run(config.resume, config.output_dir)
+    own = config_from_yaml(folder / "config.yaml").model_dump()
+    for name, field in ExperimentConfig.model_fields.items():
+        value = getattr(config, name)
+        if name not in ("resume", "output_dir") and value not in (field.default, own[name]):
+            raise LabError(f"resume={config.resume} goes on with that run's own settings, and {name}={value} is not among them (it is {own[name]}): leave {name} out.")
+    return make_config({**own, "resume": folder.name, "output_dir": config.output_dir})
 
 # %% ../nbs/00_config.ipynb #bac07a6f
 def new_run_id(model: str | dict, dataset: str | dict) -> str:
