@@ -39,7 +39,7 @@ def connect(uri: str):  # mlflow.MlflowClient
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri)
 
-# %% ../nbs/08_tracking.ipynb #32c2978d
+# %% ../nbs/08_tracking.ipynb #7d449551
 class MlflowRun:
     "One MLflow run; without a store it remembers why, and does nothing."
 
@@ -92,6 +92,10 @@ class MlflowRun:
     def set_tag(self, name: str, value: str):
         "Set a tag."
         self._try("tag", self.client and self.client.set_tag, self.run_id, name, value)
+
+    def reopen(self):
+        "Mark a run that had ended as running again."
+        self._try("reopening", self.client and self.client.update_run, self.run_id, status="RUNNING")
 
     def finish(self, status: str = "FINISHED"):
         "Write out what is still under way and close the run."

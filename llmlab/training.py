@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'fix_randomness', 'build_model', 'FrozenHeadLoss', 'loss_of_answers', 'find_head', 'training_arguments',
-           'LabTrainer', 'make_trainer', 'hash_trace', 'peak_memory', 'run_training', 'use_korean_font', 'plot_losses',
-           'LiveCurve', 'figure_html']
+           'LabTrainer', 'SaveTrace', 'make_trainer', 'hash_trace', 'peak_memory', 'newest_checkpoint', 'run_training',
+           'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
 
-# %% ../nbs/06_training.ipynb #5f931e65
+# %% ../nbs/06_training.ipynb #8163ebc2
 import hashlib
 import html
+import json
 import math
+import statistics
 import struct
 import sys
 import time
@@ -21,7 +23,7 @@ from torch.utils.checkpoint import checkpoint as checkpoint_of
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from .config import ExperimentConfig, LabError, has_gpu
+from .config import ExperimentConfig, LabError, has_gpu, write_atomic
 from .models import Checkpoint, add_lora, check_targets, choose_dtype, choose_targets, load_base_model, make_quantization
 from .packing import IGNORED, Example, collate_padded
 
@@ -185,7 +187,18 @@ class LabTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-# %% ../nbs/06_training.ipynb #eadcbc2f
+# %% ../nbs/06_training.ipynb #f43b14a3
+class SaveTrace(TrainerCallback):
+    "Write the losses so far into each checkpoint."
+
+    def __init__(self, trainer: LabTrainer):
+        self.trainer = trainer
+
+    def on_save(self, args, state, control, **others):
+        if state.is_world_process_zero:
+            write_atomic(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "loss_trace.json", json.dumps(self.trainer.loss_trace))
+
+# %% ../nbs/06_training.ipynb #0fa0090a
 def make_trainer(
     config: ExperimentConfig,
     model,  # peft.PeftModel
@@ -203,6 +216,7 @@ def make_trainer(
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
     trainer = LabTrainer(model=model, args=training_arguments(config, Path(folder) / "checkpoints"), train_dataset=train, eval_dataset=held_out,
                          data_collator=collate, processing_class=tokenizer, callbacks=[*stopping, *callbacks])
+    trainer.add_callback(SaveTrace(trainer))
     if config.eval_generate_steps:
         trainer.score_answers, trainer.score_steps = score_answers, config.eval_generate_steps
     return trainer
@@ -221,17 +235,30 @@ def peak_memory() -> int:  # bytes
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-# %% ../nbs/06_training.ipynb #77b76f89
-def run_training(trainer: LabTrainer) -> dict[str, float]:
+# %% ../nbs/06_training.ipynb #4b4bafc6
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    "Find the newest checkpoint that was written to its end."
+    complete = [path.parent for path in Path(folder).glob("checkpoint-*/loss_trace.json")]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+# %% ../nbs/06_training.ipynb #25ff0891
+def run_training(
+    trainer: LabTrainer,
+    resume: bool = False,  # go on from the newest checkpoint, where there is one
+) -> dict[str, float]:
     "Train, with the held-out loss before and after; return the metrics that a record holds."
     before = trainer.evaluate(metric_key_prefix="before")
-    result = trainer.train()
+    checkpoint = newest_checkpoint(trainer.args.output_dir) if resume else None
+    if checkpoint:
+        trainer.loss_trace = json.loads((checkpoint / "loss_trace.json").read_text())
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
     known = last.get("step") == trainer.state.global_step and not trainer.args.load_best_model_at_end
     after = {"after_loss": last["eval_loss"]} if known else trainer.evaluate(metric_key_prefix="after")
-    if not math.isfinite(result.training_loss):
-        raise LabError(f"The training loss became {result.training_loss}: lower learning_rate, or train in float32 or bf16 instead of fp16.")
-    return {"eval_loss_before": before["before_loss"], "eval_loss": after["after_loss"], "train_loss": result.training_loss,
+    train_loss = statistics.mean(trainer.loss_trace)
+    if not math.isfinite(train_loss):
+        raise LabError(f"The training loss became {train_loss}: lower learning_rate, or train in float32 or bf16 instead of fp16.")
+    return {"eval_loss_before": before["before_loss"], "eval_loss": after["after_loss"], "train_loss": train_loss,
             "train_runtime": result.metrics["train_runtime"], "steps": trainer.state.global_step, "epochs": trainer.state.epoch,
             "peak_memory_bytes": peak_memory()}
 
