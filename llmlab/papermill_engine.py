@@ -6,9 +6,10 @@
 __all__ = ['VALUES', 'cell_defaults', 'read_command_line', 'given_parameters', 'complete_command_line', 'BadParameters',
            'check_parameters', 'LabEngine']
 
-# %% ../nbs/14_papermill_engine.ipynb #da00d562
+# %% ../nbs/14_papermill_engine.ipynb #ff70955a
 import ast
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -20,7 +21,8 @@ import click
 import nbformat
 from papermill.engines import NBClientEngine, papermill_engines
 
-from .config import ExperimentConfig, LabError, call_with, closest, fresh_folder, lookup, make_config, output_folder, project_root, write_atomic
+from .config import (ExperimentConfig, LabError, call_with, closest, coerce, find_run, fresh_folder, load_extensions, lookup, make_config, output_folder,
+                           project_root, resumed, write_atomic)
 from .data import check_dataset_name
 from .evaluation import TASKS
 from .models import check_model_name
@@ -88,7 +90,7 @@ def given_parameters(options: list[tuple[str, tuple[str, ...]]]) -> dict:
             found[values[0]] = values[1]
     return found
 
-# %% ../nbs/14_papermill_engine.ipynb #5fe6a340
+# %% ../nbs/14_papermill_engine.ipynb #e725d08d
 def complete_command_line(
     words: list[str],  # sys.argv
 ) -> list[str]:  # the same, with an output path where the lab knows one
@@ -104,7 +106,12 @@ def complete_command_line(
     if not defaults or not set(ExperimentConfig.model_fields) <= set(defaults):
         return words
     settings = {**defaults, **given_parameters(options)}
-    return [*words, str(fresh_folder(*(str(settings[name]) for name in ("output_dir", "model", "dataset"))) / "train.ipynb")]
+    wanted = {name: coerce(name, settings[name], ExperimentConfig.model_fields[name].annotation) for name in ("output_dir", "model", "dataset")}
+    folder = fresh_folder(**wanted)
+    if settings["resume"] not in (None, "None"):
+        with contextlib.suppress(LabError):  # a run that is not found is said so by `check_parameters`
+            folder = find_run(settings["resume"], settings["output_dir"])
+    return [*words, str(folder / "train.ipynb")]
 
 # %% ../nbs/14_papermill_engine.ipynb #a0419ce6
 class BadParameters(LabError, click.UsageError):
@@ -113,7 +120,7 @@ class BadParameters(LabError, click.UsageError):
     def __init__(self, message: str):
         click.UsageError.__init__(self, message)
 
-# %% ../nbs/14_papermill_engine.ipynb #57293d1f
+# %% ../nbs/14_papermill_engine.ipynb #ad11398e
 def check_parameters(
     notebook: dict,
     parameters: dict,  # what papermill was given
@@ -128,7 +135,8 @@ def check_parameters(
                                       for name in unknown))
     settings = {name: value for name, value in {**defaults, **parameters}.items() if name in ExperimentConfig.model_fields}
     try:
-        config = make_config(settings)
+        config = resumed(make_config(settings))
+        load_extensions(config.extensions)
         check_model_name(config.model)
         for name in filter(None, (config.dataset, config.eval_dataset)):
             check_dataset_name(name, "dataset" if name == config.dataset else "eval_dataset")
@@ -138,7 +146,7 @@ def check_parameters(
         raise BadParameters(str(error)) from None
     return config
 
-# %% ../nbs/14_papermill_engine.ipynb #f18669c6
+# %% ../nbs/14_papermill_engine.ipynb #6e8df5a7
 class LabEngine(NBClientEngine):
     "papermill's own engine, with parameters checked before and the record closed after."
 
@@ -171,7 +179,9 @@ class LabEngine(NBClientEngine):
 
     @staticmethod
     def run_folder(config, output_path):
-        "Choose the folder of a run: that of the output path where it lies directly in runs/, else a fresh one."
+        "Choose the folder of a run: that of the output path where it lies directly in runs/, else a fresh one; one that is resumed has its own."
+        if config.resume:
+            return find_run(config.resume, config.output_dir)
         parent = Path(output_path).resolve().parent if output_path and output_path != "-" else None
         own = parent and parent.parent == output_folder(config.output_dir) and not (parent / "record.json").exists()
         return parent if own else call_with(fresh_folder, config)
