@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['describe_environment', 'describe_git', 'Record', 'end_record', 'begin_record', 'reopen_record', 'start_record',
-           'resolve_config', 'MetricsCallback', 'record_callbacks', 'finish_record', 'write_page', 'show_record',
-           'adopt_notebook']
+           'resolve_config', 'train_here', 'MetricsCallback', 'record_callbacks', 'finish_record', 'write_page',
+           'show_record', 'adopt_notebook']
 
 # %% ../nbs/09_records.ipynb #770e6516
 import atexit
@@ -207,6 +207,22 @@ def resolve_config(
         raise LabError(f"max_length={config.max_length}: {checkpoint.name} reads at most {checkpoint.context_length} tokens: lower max_length.")
     training_arguments(resolved, "unused")  # raises where transformers refuses them
     return resolved
+
+# %% ../nbs/09_records.ipynb #04b5e86b
+def train_here(
+    **settings,  # parameters, as in `ExperimentConfig`
+) -> Record:
+    "Run the cells of the train notebook in this notebook."
+    from IPython import get_ipython
+
+    make_config(settings)  # raises before anything is run
+    notebook, shell = json.loads((project_root() / "nbs" / "train.ipynb").read_text(encoding="utf-8")), get_ipython()
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            shell.run_cell("".join(cell["source"])).raise_error()
+        if "parameters" in cell["metadata"].get("tags", []):
+            shell.push(settings)
+    return shell.user_ns["record"]
 
 # %% ../nbs/09_records.ipynb #4f14a374
 class MetricsCallback(TrainerCallback):
