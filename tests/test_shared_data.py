@@ -53,9 +53,31 @@ def test_every_row_is_accounted_for(name):
     data = load_data(str(shared(name)), column_mapping=mapping)
     report = data.report
     assert report.read == rows
-    assert report.read == report.kept + sum(len(places) for places in report.dropped.values())
+    assert report.read == report.kept + sum(reason["rows"] for reason in report.dropped.values())
     assert report.kept == report.train + report.held_out == len(data.train) + len(data.held_out)
-    places = [*data.train["where"], *data.held_out["where"], *(place for dropped in report.dropped.values() for place in dropped)]
-    assert len(set(places)) == rows
+    places = [*data.train["where"], *data.held_out["where"]]
+    assert len(set(places)) == report.kept
+    assert not set(places) & {place for reason in report.dropped.values() for place in reason["where"]}
     assert not set(data.train["group"]) & set(data.held_out["group"])
     assert choose_task("auto", data) == task
+
+
+def test_a_mix_of_real_sets_keeps_its_shares():
+    """KorQuAD and HRC in equal shares: the largest mix without repetition, scored on the same rows as any other."""
+    names = [str(shared(name)) for name in ("korquad_v1_dev.json", "hrc_instruct.jsonl")]
+    equal = load_data(dict.fromkeys(names, 0.5))
+    reading, instructions = equal.report.parts
+    assert reading.train == instructions.train == 929 - instructions.held_out
+    assert equal.task == "auto" and set(equal.train["task"]) == {"mrc", "instruct"}
+    assert load_data("+".join(names)).held_out["id"] == equal.held_out["id"]
+
+
+@pytest.mark.parametrize("name", ["chatbot.csv", "kobest_boolq.jsonl"])
+def test_a_stream_trains_on_what_is_not_held_out(name):
+    """A stream's pass over a real file accounts for each row, and no held-out group enters training."""
+    data = load_data(str(shared(name)), streaming=True, max_eval_samples=50)
+    rows = list(data.train)
+    report = data.report
+    assert report.read == SOURCES[name][0] == report.kept + sum(reason["rows"] for reason in report.dropped.values())
+    assert report.train == len(rows) and report.held_out == len(data.held_out) == 50
+    assert not {row["group"] for row in rows} & set(data.held_out["group"])
