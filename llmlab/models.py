@@ -11,7 +11,7 @@ __all__ = ['MODELS', 'TEXT_SIDE', 'FAMILY_TARGETS', 'OPTIMIZER_PACKAGES', 'Packa
            'prepare_full', 'add_tokens', 'grow_embeddings', 'optimizer_problem', 'preset_memory', 'lora_parameters',
            'preset_table', 'hash_weights', 'count_parameters', 'describe_model', 'show_model']
 
-# %% ../nbs/01_models.ipynb #49d87ca8
+# %% ../nbs/01_models.ipynb #eec0be31
 import hashlib
 import importlib.util
 import json
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from .config import ExperimentConfig, LabError, closest, entry_from, find_path, has_gpu, label
+from .config import ExperimentConfig, LabError, closest, entry_from, find_path, has_gpu, label, show_table
 
 # %% ../nbs/01_models.ipynb #d78c4d23
 @dataclass(frozen=True)
@@ -184,14 +184,17 @@ class Checkpoint:
     context_length: int | None = None  # most tokens it reads at once
     preset: ModelPreset | None = None
 
-# %% ../nbs/01_models.ipynb #99868f8c
+# %% ../nbs/01_models.ipynb #89e777b0
 def check_model_name(model: str | dict) -> tuple[ModelPreset | None, Path | None]:
     "Tell a preset, a folder and a hub id (neither) apart; raise a `LabError` for what can be none of them."
-    preset = find_model_preset(model)
-    place = preset.id if isinstance(model, dict) else model
-    folder = None if model in [*MODELS] else find_path(place)
-    if (isinstance(model, dict) or not preset) and not folder and not re.fullmatch(r"[\w.\-]+/[\w.\-]+", place):
-        raise LabError(f"model={place!r} is neither a preset nor a folder nor a hub id (owner/name).{closest(place, MODELS)} Presets: {', '.join(MODELS)}.")
+    preset, own = find_model_preset(model), isinstance(model, dict)
+    if preset and not own:
+        return preset, None
+    place = preset.id if own else model
+    folder = find_path(place)
+    if not folder and not re.fullmatch(r"[\w.\-]+/[\w.\-]+", place):
+        what = f"model: id={place!r} is neither" if own else f"model={place!r} is neither a preset nor"
+        raise LabError(f"{what} a folder nor a hub id (owner/name).{closest(place, MODELS)} Presets: {', '.join(MODELS)}.")
     return preset, folder
 
 # %% ../nbs/01_models.ipynb #d6739018
@@ -413,7 +416,7 @@ def load_base_model(
             module.support_avx512bf16_for_cpu = False
     return model
 
-# %% ../nbs/01_models.ipynb #98fd5cbe
+# %% ../nbs/01_models.ipynb #b0d62997
 @contextmanager
 def quiet_transformers():
     "Let transformers speak of errors only, for a while."
@@ -421,8 +424,10 @@ def quiet_transformers():
 
     before = logging.get_verbosity()
     logging.set_verbosity_error()
-    yield
-    logging.set_verbosity(before)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 # %% ../nbs/01_models.ipynb #f68181cc
 FAMILY_TARGETS = {"exaone4": ["q_proj", "v_proj"], "hyperclovax": ["q_proj", "v_proj"], "gemma4_text": ["q_proj", "v_proj"], "phi3": ["qkv_proj"]}
@@ -488,7 +493,7 @@ def tied(model) -> bool:
     "Say whether a model's output head is its embedding."
     return model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
-# %% ../nbs/01_models.ipynb #f597819e
+# %% ../nbs/01_models.ipynb #a5967de7
 def add_lora(
     model,  # transformers.PreTrainedModel; quantized ones are prepared for training
     targets: list[str] | str,  # from `choose_targets`
@@ -510,24 +515,27 @@ def add_lora(
 
     if modules_to_save:
         check_targets(model, modules_to_save, "modules_to_save")
+    if use_dora and getattr(model, "is_loaded_in_8bit", False) and not has_gpu():
+        raise LabError("use_dora=true does not go with load_in_8bit=true on a CPU (bitsandbytes loses its scales): use load_in_4bit=true, or use_rslora=true.")
     _prepare(model, gradient_checkpointing)
     tables = table_names(model)
     more = {"trainable_token_indices": {name: list(new_token_ids) for name in tables}} if new_token_ids else {}
     if tied(model) and {*tables} & {*(modules_to_save or ())}:
-        more["ensure_weight_tying"] = True
-    return get_peft_model(model, LoraConfig(r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, bias=bias, target_modules=targets, use_dora=use_dora,
-                                            use_rslora=use_rslora, modules_to_save=modules_to_save, fan_in_fan_out=fan_in_fan_out, task_type=task_type, **more, **lora_args))
+        more["ensure_weight_tying"] = True  # both stay one matrix, and are trained as one
+    settings = dict(r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, bias=bias, target_modules=targets, use_dora=use_dora, use_rslora=use_rslora,
+                    modules_to_save=modules_to_save, fan_in_fan_out=fan_in_fan_out, task_type=task_type)
+    return get_peft_model(model, LoraConfig(**{**settings, **more, **lora_args}))
 
-# %% ../nbs/01_models.ipynb #f79c7e80
+# %% ../nbs/01_models.ipynb #bbe1eeea
 def _prepare(model, gradient_checkpointing):
     "Ready a model's own parts for training: quantized ones in float32 outside of their blocks, activations kept or made again."
     from peft import prepare_model_for_kbit_training
 
-    way = {"use_reentrant": False}  # the older way needs inputs with gradients, and loses them under a frozen embedding
     if getattr(model, "is_quantized", False):
-        prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing, gradient_checkpointing_kwargs=way)
-    elif gradient_checkpointing:
-        model.gradient_checkpointing_enable(way)
+        prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if gradient_checkpointing:
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # its name before transformers 5.2x
+        enable({"use_reentrant": False})  # the older way loses gradients under a frozen embedding
         model.enable_input_require_grads()
 
 # %% ../nbs/01_models.ipynb #3ca10451
@@ -587,7 +595,7 @@ def optimizer_problem(optim: str) -> str | None:  # None where it can be used
     if module and importlib.util.find_spec(module) is None:
         return f"optim={optim} comes in a Python package that is not installed: run `pip install {package}`, or use adamw_torch."
 
-# %% ../nbs/01_models.ipynb #f0a5a962
+# %% ../nbs/01_models.ipynb #5ad25385
 def preset_memory(
     preset: ModelPreset,
 ) -> dict[str, int]:  # bytes: float32, bfloat16, 4-bit (weights), train_bfloat16, train_4bit (LoRA at default settings); {} for unknown sizes
@@ -601,7 +609,7 @@ def preset_memory(
     sizes = empty_model(preset).config
     kept = tokens * sizes.num_hidden_layers * 2 * (10 * sizes.hidden_size + 4 * sizes.intermediate_size)
     extra = 16 * lora_parameters(preset, default["lora_r"]) + kept + 2**29
-    return {**weights, "train_bfloat16": weights["bfloat16"] + extra, "train_4bit": weights["4-bit"] + extra}
+    return {**weights, "train_bfloat16": weights["bfloat16"] + extra, "train_4bit": weights["4-bit"] + 2 * (total - blocks) + extra}
 
 # %% ../nbs/01_models.ipynb #9821a43d
 def lora_parameters(preset: ModelPreset, lora_r: int) -> int:
@@ -656,12 +664,10 @@ def describe_model(
     return {"name": checkpoint.name, "id": checkpoint.id, "revision": checkpoint.revision, "license": checkpoint.license, "family": checkpoint.family,
             "sha256": hash_weights(checkpoint.path), "parameters": count_parameters(model)}
 
-# %% ../nbs/01_models.ipynb #cdd6c146
+# %% ../nbs/01_models.ipynb #8c58fdce
 def show_model(description: dict):  # an object that Jupyter shows as a table
     "Show what `describe_model` says."
-    from IPython.display import HTML
-
     trainable, total = description["parameters"]["trainable"], description["parameters"]["total"]
     lines = {"model": f"{description['name']} ({description['id']}, {description['family']})", "licence": description["license"],
              "weights (SHA-256)": description["sha256"][:16], "parameters": f"{total:,}", "trained": f"{trainable:,} ({trainable / total:.2%})"}
-    return HTML("<table>" + "".join(f"<tr><th style='text-align:left'>{name}</th><td style='text-align:left'>{value}</td></tr>" for name, value in lines.items()) + "</table>")
+    return show_table([[name, value] for name, value in lines.items()])

@@ -1,0 +1,137 @@
+"""Every model family that has a preset: load, train, save, reload, merge and generate, on tiny models, in float32, 4-bit and 8-bit."""
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from llmlab.models import (MODELS, add_lora, add_tokens, check_targets, choose_targets, grow_embeddings, load_base_model, locate_model, make_quantization,
+                           quiet_transformers, tied)
+from llmlab.testing import save_tiny_checkpoint, tiny_model, tiny_tokenizer
+
+FAMILIES = ["llama", "gpt_neox", "qwen2", "qwen3", "mistral", "phi3", "exaone4", "hyperclovax", "gemma3_text", "gemma3", "gemma4_text", "gemma4"]
+CASES = [(family, precision) for family in FAMILIES for precision in ("float32", "4-bit")] + [("llama", "8-bit")]
+TOKENS = torch.randint(3, 512, (2, 24), generator=torch.Generator().manual_seed(0))  # longer than EXAONE's tiny window
+STEPS = ["load", "train", "save", "reload", "merge", "generate"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Collect what each family came through, and print it at the end (to be seen with `pytest -s`)."""
+    done = {case: {} for case in CASES}
+    yield done
+    print("\n\n| family | precision | " + " | ".join(STEPS) + " |\n|" + "---|" * (len(STEPS) + 2))
+    for (family, precision), cells in done.items():
+        if cells:
+            print(f"| {family} | {precision} | " + " | ".join(cells.get(step, "failed") for step in STEPS) + " |")
+
+
+def test_every_preset_has_a_tested_family():
+    assert {preset.family for preset in MODELS.values()} <= {*FAMILIES}
+
+
+def logits(model):
+    """Compute a model's logits of the test's tokens, in evaluation."""
+    with torch.no_grad():
+        return model.eval()(input_ids=TOKENS, use_cache=False).logits.float()
+
+
+def distance(first, second):
+    """Return the largest difference of two tensors, relative to the larger of 1 and the largest value."""
+    return ((first - second).abs().max() / second.abs().max().clamp(min=1)).item()
+
+
+@pytest.mark.parametrize("family, precision", CASES)
+def test_family(family, precision, table, tmp_path):
+    cells = table[family, precision]
+    checkpoint = locate_model(str(save_tiny_checkpoint(tmp_path / "model", family)))
+    quantization = make_quantization(precision == "4-bit", precision == "8-bit", "nf4", torch.float32, False, {})
+    with quiet_transformers():
+        base = load_base_model(checkpoint.path, torch.float32, quantization)
+        assert bool(getattr(base, "is_quantized", False)) is (precision != "float32")
+        targets = choose_targets(None, checkpoint)
+        check_targets(base, targets)
+        torch.manual_seed(0)
+        model = add_lora(base, targets, 4, 8, 0.0, "none", False, "CAUSAL_LM", {})
+        cells["load"] = f"{type(base).__name__.removesuffix('ForCausalLM')}, {'+'.join(targets)}"
+
+        losses, optimizer = [], torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.02)
+        logits(model)  # an evaluation before training must not stop gradients (bitsandbytes' repacking)
+        for step in range(4):
+            loss = model.train()(input_ids=TOKENS, labels=TOKENS, use_cache=False).loss
+            loss.backward()
+            if step == 0:
+                second = {name: p.grad.norm().item() for name, p in model.named_parameters() if "lora_B" in name}
+                assert len(second) == 2 * len(targets) and min(second.values()) > 0, second
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0] - 0.05
+        assert all(p.grad is None for name, p in model.named_parameters() if "lora_" not in name)
+        cells["train"] = f"loss {losses[0]:.2f} to {losses[-1]:.2f}"
+
+        trained = logits(model)
+        model.save_pretrained(tmp_path / "adapter")
+        tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+        assert len(tensors) == 4 * len(targets) and all("lora_" in name for name in tensors)
+        cells["save"] = f"{len(tensors)} tensors"
+
+        again = PeftModel.from_pretrained(load_base_model(checkpoint.path, torch.float32, quantization), tmp_path / "adapter")
+        assert torch.equal(logits(again), trained)
+        cells["reload"] = "same bits"
+
+        floats = load_base_model(checkpoint.path, torch.float32, quantization)
+        floats = PeftModel.from_pretrained(floats.dequantize() if quantization else floats, tmp_path / "adapter")
+        unmerged = logits(floats)
+        assert distance(unmerged, trained) < (0.01 if precision == "8-bit" else 1e-4)  # 8-bit layers round their inputs
+        answer = floats.generate(input_ids=TOKENS[:1], attention_mask=torch.ones_like(TOKENS[:1]), max_new_tokens=6, do_sample=False)
+        merged = floats.merge_and_unload()
+        merged.save_pretrained(tmp_path / "merged")
+        written = load_base_model(tmp_path / "merged", torch.float32)
+        assert type(written) is type(base) and not any("lora" in name for name, _ in written.named_modules())
+        assert max(distance(logits(merged), unmerged), distance(logits(written), unmerged)) < 1e-4
+        cells["merge"] = f"{distance(logits(written), unmerged):.0e}"
+
+        same = written.generate(input_ids=TOKENS[:1], attention_mask=torch.ones_like(TOKENS[:1]), max_new_tokens=6, do_sample=False)
+        assert torch.equal(same, answer) and same.shape[1] > TOKENS.shape[1]
+        cells["generate"] = f"{same.shape[1] - TOKENS.shape[1]} tokens, same"
+
+
+@pytest.mark.parametrize("family, shared", [("llama", False), ("llama", True), ("gpt_neox", False), ("gemma3_text", True)])
+def test_new_tokens_and_dora_on_a_4_bit_base(family, shared, tmp_path):
+    """New tokens are learned beside 4-bit DoRA, come back with the adapter, and merge; a head that is the embedding stays it."""
+    size, new = len(tiny_tokenizer()), ["대한민국", "<요약>"]
+    tiny_model(family, vocab_size=size, tie_word_embeddings=shared).save_pretrained(tmp_path)
+    quantization = make_quantization(True, False, "nf4", torch.float32, True, {})
+    tokenizer = tiny_tokenizer()
+    with quiet_transformers():
+        base = load_base_model(tmp_path, torch.float32, quantization)
+        torch.manual_seed(0)
+        ids = add_tokens(base, tokenizer, new)
+        model = add_lora(base, "all-linear", 4, 8, 0.0, "none", False, "CAUSAL_LM", {}, True, use_dora=True, new_token_ids=ids)
+        tokens = tokenizer("서울은 대한민국의 수도입니다. <요약> 대한민국", return_tensors="pt").input_ids
+        assert {*ids} <= {*tokens[0].tolist()}
+        optimizer, losses = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.02), []
+        for _ in range(4):
+            loss = model.train()(input_ids=tokens, labels=tokens, use_cache=False).loss
+            loss.backward()
+            assert all(p.grad.norm() > 0 for name, p in model.named_parameters() if "trainable_tokens" in name)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0] - 0.1
+        with torch.no_grad():
+            trained = model.eval()(input_ids=tokens, use_cache=False).logits
+            model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+            tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+            assert {tensor.shape[0] for name, tensor in tensors.items() if "trainable_tokens" in name} == {len(new)} and not any("weight" in n and "lora" not in n for n in tensors)
+            fresh = load_base_model(tmp_path, torch.float32, quantization)
+            grow_embeddings(fresh, tokenizer)
+            again = PeftModel.from_pretrained(fresh, tmp_path / "adapter").eval()
+            assert torch.equal(again(input_ids=tokens, use_cache=False).logits, trained)
+            floats = load_base_model(tmp_path, torch.float32, quantization).dequantize()
+            grow_embeddings(floats, tokenizer)
+            merged = PeftModel.from_pretrained(floats, tmp_path / "adapter").merge_and_unload()
+            merged.save_pretrained(tmp_path / "merged")
+            written = load_base_model(tmp_path / "merged", torch.float32)
+            assert distance(written(input_ids=tokens).logits, trained) < 1e-4
+            assert tied(written) is shared and written.config.vocab_size == size + len(new)
