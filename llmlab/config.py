@@ -289,7 +289,7 @@ def has_gpu() -> bool:
 
     return torch.cuda.is_available()
 
-# %% ../nbs/00_config.ipynb #871c4a56
+# %% ../nbs/00_config.ipynb #c63e1baa
 def _name_problems(config):
     "Find schedulers and optimizers that transformers does not have."
     default = {name: field.default for name, field in ExperimentConfig.model_fields.items()}
@@ -301,8 +301,12 @@ def _name_problems(config):
             known = [kind.value for kind in kinds]
             if getattr(config, name) not in known:
                 yield f"{name}={getattr(config, name)} is not known to transformers.{closest(getattr(config, name), known)} Known: {', '.join(known)}."
+        from llmlab.models import optimizer_problem
 
-# %% ../nbs/00_config.ipynb #c864735f
+        if problem := optimizer_problem(config.optim):
+            yield problem
+
+# %% ../nbs/00_config.ipynb #99530cd4
 def _precision_problems(config):
     if config.fp16 and config.bf16:
         yield "fp16 and bf16 exclude each other: set one of them to false."
@@ -312,8 +316,6 @@ def _precision_problems(config):
         yield "fp16=true needs a GPU and this machine has none: use bf16=true, or neither."
     if config.dtype == "float16" and not has_gpu():
         yield "dtype=float16 needs a GPU and this machine has none: use float32 or bfloat16."
-    if config.optim.startswith("paged_") and not has_gpu():
-        yield f"optim={config.optim} pages between GPU and CPU memory and this machine has no GPU: use adamw_torch or adamw_bnb_8bit."
     if not config.use_peft and (config.load_in_4bit or config.load_in_8bit):
         yield "use_peft=false trains the weights themselves, and quantized weights cannot be trained: leave use_peft=true, or load without 4-bit and 8-bit."
     if config.streaming and config.max_steps < 1:

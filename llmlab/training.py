@@ -7,7 +7,7 @@ __all__ = ['CHUNK_BYTES', 'fix_randomness', 'build_model', 'FrozenHeadLoss', 'lo
            'LabTrainer', 'SaveTrace', 'make_trainer', 'hash_trace', 'peak_memory', 'newest_checkpoint', 'run_training',
            'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
 
-# %% ../nbs/06_training.ipynb #8163ebc2
+# %% ../nbs/06_training.ipynb #bf07d192
 import hashlib
 import html
 import json
@@ -23,8 +23,9 @@ from torch.utils.checkpoint import checkpoint as checkpoint_of
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from .config import ExperimentConfig, LabError, has_gpu, write_atomic
-from .models import Checkpoint, add_lora, check_targets, choose_dtype, choose_targets, load_base_model, make_quantization
+from .config import ExperimentConfig, LabError, call_with, has_gpu, write_atomic
+from .models import (Checkpoint, add_lora, add_tokens, check_targets, choose_dtype, choose_targets, load_base_model, load_tokenizer, make_quantization,
+                           prepare_full)
 from .packing import IGNORED, Example, collate_padded
 
 # %% ../nbs/06_training.ipynb #7258b91d
@@ -33,22 +34,24 @@ def fix_randomness(seed: int):
     set_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
 
-# %% ../nbs/06_training.ipynb #23101afd
+# %% ../nbs/06_training.ipynb #6df07b58
 def build_model(
     config: ExperimentConfig,
     checkpoint: Checkpoint,  # from `locate_model`
-):  # peft.PeftModel
-    "Load the base model as configured and put LoRA on it, from a fixed seed."
+):  # peft.PeftModel; with use_peft=false transformers.PreTrainedModel
+    "Load the base model as configured and put LoRA on it, from a fixed seed; or make all of it trainable."
     dtype = choose_dtype(config.dtype, config.fp16)
     compute_dtype = choose_dtype(config.bnb_4bit_compute_dtype) if config.bnb_4bit_compute_dtype else dtype
     quantization = make_quantization(config.load_in_4bit, config.load_in_8bit, config.bnb_4bit_quant_type, compute_dtype,
                                      config.bnb_4bit_use_double_quant, config.quantization_args)
     base = load_base_model(checkpoint.path, dtype, quantization)
+    new_token_ids = add_tokens(base, load_tokenizer(checkpoint.path, tokenizer_args=config.tokenizer_args), config.new_tokens) if config.new_tokens else []
+    fix_randomness(config.seed)
+    if not config.use_peft:
+        return prepare_full(base, config.gradient_checkpointing)
     targets = choose_targets(config.target_modules, checkpoint)
     check_targets(base, targets)
-    fix_randomness(config.seed)
-    return add_lora(base, targets, config.lora_r, config.lora_alpha, config.lora_dropout, config.bias, config.fan_in_fan_out, config.task_type,
-                     config.lora_args, config.gradient_checkpointing)
+    return call_with(add_lora, config, model=base, targets=targets, new_token_ids=new_token_ids)
 
 # %% ../nbs/06_training.ipynb #eebdb2bd
 class FrozenHeadLoss(torch.autograd.Function):
