@@ -7,7 +7,7 @@ __all__ = ['DATASETS', 'READERS', 'COLUMNS', 'SPEAKERS', 'PLACES', 'PEEK', 'STRE
            'Part', 'check_dataset_name', 'read_file', 'read_hub', 'open_part', 'find_columns', 'read_conversation',
            'normalize', 'make_row', 'PartReport', 'check_rows', 'row_features', 'store_rows', 'row_digest',
            'fingerprint', 'Ledger', 'draw', 'hold_out', 'mix_sizes', 'scale', 'pick', 'DataReport', 'Source',
-           'open_sources', 'Data', 'load_data', 'StreamRule', 'find_duplicates']
+           'open_sources', 'Data', 'load_data', 'Shelf', 'StreamRule', 'sort_stream', 'find_duplicates']
 
 # %% ../nbs/03_data.ipynb #f6a7dd25
 import csv
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from .config import LabError, closest, entry_from, find_path, label, show_table
 
-# %% ../nbs/03_data.ipynb #9d671693
+# %% ../nbs/03_data.ipynb #050c9ee5
 @dataclass(frozen=True)
 class DatasetPreset:
     "Where a dataset lives, and what may be done with it."
@@ -34,11 +34,12 @@ class DatasetPreset:
     task: str = "auto"  # a name in `TASKS`; auto: mrc where every row has a context, else instruct
     license: str = "see its source"
     config: str | None = None  # configuration on the hub
+    data_files: str | None = None  # on the hub: which of its files, where not all (a pattern)
     column_mapping: dict[str, str] = field(default_factory=dict)  # lab's column -> dataset's, where names do not say it
     bundled: bool = False  # shipped with llmlab
     gated: bool = False  # its terms must be accepted on the hub, with `hf auth login`
 
-# %% ../nbs/03_data.ipynb #7c4a38a2
+# %% ../nbs/03_data.ipynb #a12bee6e
 DATASETS = {
     "lab-ko-instruct": DatasetPreset("lab-ko-instruct.jsonl", "instruct", "Apache-2.0", bundled=True),
     "lab-ko-mrc": DatasetPreset("lab-ko-mrc.json", "mrc", "Apache-2.0", bundled=True),
@@ -46,8 +47,13 @@ DATASETS = {
     "korquad": DatasetPreset("KorQuAD/squad_kor_v1", "mrc", "CC BY-ND 2.0 KR"),
     "klue-mrc": DatasetPreset("klue/klue", "mrc", "CC BY-SA 4.0", config="mrc"),
     "kullm": DatasetPreset("nlpai-lab/kullm-v2", "instruct", "Apache-2.0"),
+    "koalpaca-realqa": DatasetPreset("beomi/KoAlpaca-RealQA", "instruct", "CC BY-SA 4.0", gated=True),
     "ko-alpaca": DatasetPreset("Bingsu/ko_alpaca_data", "instruct", "CC BY-NC 4.0"),
     "dolly-ko": DatasetPreset("nlpai-lab/databricks-dolly-15k-ko", "instruct", "CC BY-SA 3.0", gated=True),
+    "kopen-platypus": DatasetPreset("kyujinpy/KOpen-platypus", "instruct", "CC BY 4.0"),
+    "kocommercial": DatasetPreset("MarkrAI/KoCommercial-Dataset", "instruct", "MIT"),
+    "openorca-gugugo-ko": DatasetPreset("squarelike/OpenOrca-gugugo-ko", "instruct", "MIT"),
+    "sharegpt-ko": DatasetPreset("dbdu/ShareGPT-74k-ko", "instruct", "CC BY 2.0 KR, and OpenAI's terms", data_files="*_ko_cleaned.json"),
 }
 
 # %% ../nbs/03_data.ipynb #b7ebc2cc
@@ -214,19 +220,20 @@ def _read_parquet(path, notes):
 # %% ../nbs/03_data.ipynb #83e7ff34
 READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet}
 
-# %% ../nbs/03_data.ipynb #c55c9432
+# %% ../nbs/03_data.ipynb #c9aec51b
 def read_hub(
     dataset_id: str,  # owner/name
     config: str | None,  # where the dataset has several
     cache_dir: str | None = None,
     streaming: bool = False,  # read over the network as rows are asked for, without a download
+    data_files: str | None = None,  # which of its files, where not all
 ) -> dict:  # split name -> datasets.Dataset, or IterableDataset
     "Load a dataset from the hub or its cache; raise a `LabError` that says why it cannot be had."
     from datasets import exceptions, load_dataset
     from huggingface_hub import errors
 
     try:
-        return load_dataset(dataset_id, config, cache_dir=cache_dir, streaming=streaming)
+        return load_dataset(dataset_id, config, data_files=data_files, cache_dir=cache_dir, streaming=streaming)
     except exceptions.DatasetNotFoundError:
         reason = "the hub has no such dataset, or it is gated or private (accept its terms on its page, run `hf auth login`). Is the name right?"
     except (ConnectionError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
@@ -235,7 +242,7 @@ def read_hub(
         reason = f"{str(error).splitlines()[0]} Set dataset_config."
     raise LabError(f"dataset={dataset_id!r} cannot be had: {reason}")
 
-# %% ../nbs/03_data.ipynb #d6671e48
+# %% ../nbs/03_data.ipynb #20874a7f
 def open_part(
     part: Part,
     notes: list[str],  # remarks for the report are added here
@@ -246,7 +253,7 @@ def open_part(
     "Open a set; its rows are read when a split's function is called, again at each call."
     if part.path:
         return "", None, {"": partial(read_file, part.path, notes)}
-    splits = read_hub(part.preset.source, config or part.preset.config, cache_dir, streaming)
+    splits = read_hub(part.preset.source, config or part.preset.config, cache_dir, streaming, part.preset.data_files)
     validation = next((split for split in ("validation", "dev", "test") if split in splits), None)
     training = "train" if "train" in splits else next(split for split in splits if split != validation or len(splits) == 1)
 
@@ -351,9 +358,11 @@ def read_conversation(
     remarks["end with turns that are not learned, which were cut"] += last < len(exchanges) - 1
     return {"system": system, "history": exchanges[:last], "question": exchanges[last]["question"], "answer": exchanges[last]["answer"]}
 
-# %% ../nbs/03_data.ipynb #f1331cf4
+# %% ../nbs/03_data.ipynb #a28492b1
 def _from_json(value):
-    "Read a list that a table holds as JSON text."
+    "Read a list that a table holds as JSON text, or as a dict of lists (as the hub's older sets do)."
+    if isinstance(value, dict) and all(isinstance(column, list) for column in value.values()):
+        return [dict(zip(value, row)) for row in zip(*value.values())]
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             return json.loads(value)
@@ -443,7 +452,7 @@ class PartReport:
         entry["rows"] += len(where) if rows is None else rows
         entry["where"] += where[:PLACES - len(entry["where"])]
 
-# %% ../nbs/03_data.ipynb #cf0e79dc
+# %% ../nbs/03_data.ipynb #20f46616
 def check_rows(
     source: typing.Iterable,  # (where, row as it was read)
     account: PartReport,
@@ -461,7 +470,7 @@ def check_rows(
     columns = account.columns = find_columns(names, mapping, account.name)
     account.shape = _shape(columns, head[0][1])
     _note_columns(account, names)
-    made = ((where, make_row(raw, columns, where, account.remarks)) for where, raw in _watch_columns(chain(head, source), set(names), account))
+    made = ((where, make_row(raw, columns, f"{account.name}, {where}", account.remarks)) for where, raw in _watch_columns(chain(head, source), set(names), account))
     head = list(islice(made, len(head)))
     account.task = task if task != "auto" else "mrc" if all(row["context"] for _, row in head if isinstance(row, dict)) else "instruct"
     for where, row in chain(head, made):
@@ -469,8 +478,8 @@ def check_rows(
         if isinstance(row, str):
             account.drop(row, [f"{account.name}, {where}"])
             continue
-        account.remarks["have an answer that is no span of their context"] += bool(row["context"]) and row["answer"] not in row["context"]
-        yield {**row, "where": f"{account.name}, {where}", "source": account.source or account.name, "task": "instruct" if task == "auto" and not row["context"] else account.task}
+        account.remarks["have an answer that is no span of their context"] += account.task == "mrc" and row["answer"] not in row["context"]
+        yield {**row, "source": account.source or account.name, "task": "instruct" if task == "auto" and not row["context"] else account.task}
 
 # %% ../nbs/03_data.ipynb #688a0b21
 def _shape(columns, raw):
@@ -709,7 +718,7 @@ class Source:
         "Begin the account anew."
         return PartReport(self.account.name, self.account.license, self.account.source, notes=list(self.account.notes))
 
-# %% ../nbs/03_data.ipynb #efbe1641
+# %% ../nbs/03_data.ipynb #615ab68c
 def open_sources(
     dataset: str | dict,
     eval_dataset: str | dict | None,
@@ -722,6 +731,8 @@ def open_sources(
     "Open every split that a run reads."
     parts, tests = check_dataset_name(dataset), check_dataset_name(eval_dataset, "eval_dataset") if eval_dataset else []
     hub = [part.name for part in parts if not part.path]
+    if wrong := next((part for part in tests if part.amount), None):
+        raise LabError(f"eval_dataset: {wrong.name}: {wrong.amount}: of an eval_dataset all rows are held out. Write 'a+b' without amounts, and limit them by max_eval_samples.")
     if dataset_config and len(hub) != 1:
         raise LabError(f"dataset_config={dataset_config!r} is for one hub dataset, and {label(dataset)} has {len(hub) or 'none'}: leave dataset_config at None"
                        + (", and give each its own by a preset: DATASETS['name'] = DatasetPreset('owner/name', config=...)." if hub else "."))
@@ -788,60 +799,80 @@ def _check_mapping(report, column_mapping):
         if not any(part.columns.get(ours) == theirs for part in report.parts):
             raise LabError(f"column_mapping: none of {', '.join(part.name for part in report.parts)} has a column '{theirs}' to read {ours} from.")
 
-# %% ../nbs/03_data.ipynb #21099000
-def _split(sources, report, fraction, max_train_samples, max_eval_samples, sampling, seed, cache_dir):
-    "Write all rows to disk, and choose among them by what the ledger remembers."
+# %% ../nbs/03_data.ipynb #7baf6755
+@dataclass
+class Shelf:
+    "All rows of a run on disk, and what is remembered of them."
+    sources: list[Source]
+    stored: typing.Any  # datasets.Dataset
+    group: typing.Any  # (rows,) uint64 array
+    digest: typing.Any  # (rows,) array of 16 bytes
+    place: typing.Any  # (rows,) array: which source
+    given: typing.Any  # (rows,) bool array
+
+    def rows(self, mask) -> list:  # an array of row numbers for each source
+        "Find the rows for which `mask` is true."
+        return [((self.place == number) & mask).nonzero()[0] for number in range(len(self.sources))]
+
+    def cut(self, rows: list, counts: list[int], reason: str, sampling: str = "first", seed: int = 42) -> list:
+        "Keep so many rows of each source, and count the others out."
+        picked = [pick(own, count, self.digest, sampling, seed) for own, count in zip(rows, counts)]
+        for source, (_, others) in zip(self.sources, picked):
+            if len(others):
+                source.account.drop(reason.format(source.part), self.stored[others[:PLACES].tolist()]["where"], len(others))
+        return [chosen for chosen, _ in picked]
+
+# %% ../nbs/03_data.ipynb #2051e136
+def _fill_shelf(sources, cache_dir):
     import numpy
 
     ledger = Ledger()
     rows = (ledger.watch(source.rows(), number, source.given) for number, source in enumerate(sources))
-    stored = store_rows(chain.from_iterable(rows), cache_dir)
-    group, digest, place, given = ledger.arrays()
-    side = hold_out(group, numpy.array([source.number for source in sources])[place], given, fraction, seed)
-    _note_repeats(report, digest, place)
-    train, held_out, leaks = ([numpy.flatnonzero((side == which) & (place == number)) for number in range(len(sources))] for which in (0, 1, 2))
-    _note_leaks(report, stored, group, numpy.concatenate(leaks), numpy.flatnonzero(given))
+    shelf = Shelf(sources, store_rows(chain.from_iterable(rows), cache_dir), *ledger.arrays())
+    for number, part in enumerate(source.account for source in sources):
+        own = shelf.digest.view("u8")[::2][shelf.place == number]
+        repeated = len(own) - len(numpy.unique(own))
+        part.notes += [f"{repeated:,} rows of {part.name} repeat another exactly; they are kept, on the same side of the split"] if repeated else []
+    return shelf
 
-    def cut(rows, counts, reason):
-        picked = [pick(own, count, digest, sampling, seed) for own, count in zip(rows, counts)]
-        for source, (_, others) in zip(sources, picked):
-            if len(others):
-                source.account.drop(reason.format(source.part), stored[others[:PLACES].tolist()]["where"], len(others))
-        return [chosen for chosen, _ in picked]
+# %% ../nbs/03_data.ipynb #75a314c5
+def _split(sources, report, fraction, max_train_samples, max_eval_samples, sampling, seed, cache_dir):
+    "Write all rows to disk, and choose among them by what is remembered."
+    import numpy
 
-    cut(leaks, [0] * len(leaks), "held out as well (the same paragraph or question)")
+    shelf = _fill_shelf(sources, cache_dir)
+    side = hold_out(shelf.group, numpy.array([source.number for source in sources])[shelf.place], shelf.given, fraction, seed)
+    train, held_out, leaks = (shelf.rows(side == which) for which in (0, 1, 2))
+    _note_leaks(report, shelf, numpy.concatenate(leaks))
+    shelf.cut(leaks, [0] * len(leaks), "held out as well (the same paragraph or question)")
     learning = [number for number, source in enumerate(sources) if not source.given]
     wanted = dict(zip(learning, mix_sizes([len(train[number]) for number in learning], [sources[number].part for number in learning])))
-    train = cut(train, [wanted.get(number, 0) for number in range(len(sources))], "beyond its part in the mix ({0.amount}); another recipe in dataset keeps them")
+    report.notes += [f"the mix asks for {source.part.size:,} training rows of {source.part.name}, which has {len(own):,}" for source, own in zip(sources, train)
+                     if not source.given and isinstance(source.part.size, int) and source.part.size > len(own)]
+    cut = partial(shelf.cut, sampling=sampling, seed=seed)
+    train = cut(train, [wanted.get(number, 0) for number in range(len(sources))], "beyond its part in the mix ({0.amount}), which a larger one, or 'a+b' for all rows of all sets, would keep")
     train = cut(train, scale(list(map(len, train)), max_train_samples), f"beyond max_train_samples={max_train_samples}")
     held_out = cut(held_out, scale(list(map(len, held_out)), max_eval_samples), f"beyond max_eval_samples={max_eval_samples}")
     for source, ours, theirs in zip(sources, train, held_out):
         source.account.train, source.account.held_out = len(ours), len(theirs)
     train, held_out = numpy.concatenate(train), numpy.concatenate(held_out)
-    report.groups, report.fingerprint = len(numpy.unique(group[numpy.r_[train, held_out]])), _fingerprint(digest[train].tobytes(), digest[held_out].tobytes())
-    return tuple(stored.select(rows, keep_in_memory=True) for rows in (train, held_out))
+    report.groups = len(numpy.unique(shelf.group[numpy.r_[train, held_out]]))
+    report.fingerprint = _fingerprint(*(shelf.digest[rows].tobytes() for rows in (train, held_out)))
+    return tuple(shelf.stored.select(rows, keep_in_memory=True) for rows in (train, held_out))
 
-# %% ../nbs/03_data.ipynb #619d2a76
-def _note_repeats(report, digest, place):
-    import numpy
-
-    for number, part in enumerate(report.parts):
-        own = digest.view("u8")[::2][place == number]
-        if repeated := len(own) - len(numpy.unique(own)):
-            part.notes.append(f"{repeated} rows of {part.name} repeat another exactly; they are kept, on the same side of the split")
-
-# %% ../nbs/03_data.ipynb #f42a815d
-def _note_leaks(report, stored, group, leaks, given):
+# %% ../nbs/03_data.ipynb #bb3adce7
+def _note_leaks(report, shelf, leaks):
     "Name the first pairs of rows of which one is held out by its source, and the other was to be trained on."
+    given = shelf.given.nonzero()[0]
     for row in leaks[:PLACES].tolist():
-        other = given[(group[given] == group[row]).argmax()]
-        report.leaks.append((stored[row]["where"], stored[int(other)]["where"]))
+        other = int(given[(shelf.group[given] == shelf.group[row]).argmax()])
+        report.leaks.append((shelf.stored[row]["where"], shelf.stored[other]["where"]))
 
 # %% ../nbs/03_data.ipynb #c30df75e
 STREAM_HELD_OUT = 200  # rows held out of a stream where max_eval_samples does not say
 STREAM_BUFFER = 10_000  # rows among which a stream is shuffled
 
-# %% ../nbs/03_data.ipynb #e301ec08
+# %% ../nbs/03_data.ipynb #74b20ca0
 def _check_streaming(sources, max_train_samples, max_eval_samples, sampling):
     "Refuse what needs to know all rows beforehand."
     whole = "streaming=true reads rows as they are needed, so"
@@ -850,13 +881,13 @@ def _check_streaming(sources, max_train_samples, max_eval_samples, sampling):
             raise LabError(f"{parameter}={value}: {whole} nobody knows how many a share is. Give a number of rows, or set streaming to false.")
     if sampling != "first":
         raise LabError(f"sampling={sampling}: {whole} none can be drawn from all of them. Leave sampling at first (shuffle=true mixes them), or set streaming to false.")
-    for part in (source.part for source in sources):
+    for part in (source.part for source in sources if not source.given):
         if isinstance(part.size, str):
             raise LabError(f"dataset: {part.name}: {part.size}: {whole} nobody knows how many that is. Give a number of rows or shares, or set streaming to false.")
         if part.path and part.path.suffix.lower() == ".json":
             raise LabError(f"dataset={part.name}: a .json file is one value and can only be read as a whole. Convert it to .jsonl or parquet, or set streaming to false.")
 
-# %% ../nbs/03_data.ipynb #8d257713
+# %% ../nbs/03_data.ipynb #48b9e99d
 @dataclass
 class StreamRule:
     "Which rows of a stream are held out, and which never enter training."
@@ -869,51 +900,61 @@ class StreamRule:
         "Say how many rows of a source the first pass reads at most."
         return max(PEEK, round(10 * self.quota.get(index, 0) / (self.fraction or 1)))
 
-    def sort(self, source: Source, report: DataReport, index: int, limit: int | None = None):
-        "Read one source; yield (held out, row), and keep the account of this pass."
-        account = source.fresh_account()
-        for row in source.rows(account, limit):
-            if account.read >= report.parts[index].read:
-                report.parts[index] = account
-            if row["group"] in self.groups:
-                account.drop("held out as well (the same paragraph or question)", [row["where"]])
-            elif not self.fraction or draw(self.seed, row["group"]) >= self.fraction * 2**64:
-                account.train += 1
-                yield False, row
-            elif account.held_out < self.quota.get(index, 0) and account.read <= self.bound(index):
-                account.held_out += 1
-                yield True, row
-            else:
-                account.drop("among the share held out, beyond max_eval_samples; a lower validation_fraction keeps more", [row["where"]])
+# %% ../nbs/03_data.ipynb #ab5055ed
+def sort_stream(
+    rule: StreamRule,
+    report: DataReport,
+    index: int,  # of the source
+    source: Source,
+    limit: int | None = None,  # rows read
+):  # yields (held out, row)
+    "Read one source of a stream, and keep the account of this pass."
+    account = source.fresh_account()
+    for row in source.rows(account, limit):
+        if account.read >= report.parts[index].read:
+            report.parts[index] = account
+        if row["group"] in rule.groups:
+            account.drop("held out as well (the same paragraph or question)", [row["where"]])
+        elif not rule.fraction or draw(rule.seed, row["group"]) >= rule.fraction * 2**64:
+            account.train += 1
+            yield False, row
+        elif account.held_out < rule.quota.get(index, 0) and account.read <= rule.bound(index):
+            account.held_out += 1
+            yield True, row
+        else:
+            account.drop("among the share held out, beyond max_eval_samples; a lower validation_fraction keeps more", [row["where"]])
 
-# %% ../nbs/03_data.ipynb #aeac5ef9
+# %% ../nbs/03_data.ipynb #c6dabd14
 def _begin_stream(sources, report, fraction, limit, seed):
     "Pass over the beginning of each source; return the rule, and the rows it holds out."
     own = {source.number for source in sources if source.given}
     needy = [index for index, source in enumerate(sources) if fraction and source.number not in own]
     holders = sorted([*needy, *(index for index, source in enumerate(sources) if source.given)])
-    rule, held_out, seen = StreamRule(fraction if needy else None, seed, dict(zip(holders, scale([limit] * len(holders), limit)))), [], b""
+    rule, held_out, seen = StreamRule(fraction if needy else None, seed, dict(zip(holders, scale([limit] * len(holders), limit)))), [], bytearray()
     for index in set(holders) - set(needy):
         rows, account = list(islice(sources[index].rows(), rule.quota[index])), sources[index].account
-        held_out, account.held_out, rule.groups = held_out + rows, len(rows), rule.groups | {row["group"] for row in rows}
+        held_out.extend(rows)
+        account.held_out, rule.groups = len(rows), rule.groups | {row["group"] for row in rows}
         report.notes.append(f"the first {len(rows)} rows of {account.name} are held out; any others were not read")
     for index, source in enumerate(sources):
         missing = 0 if source.given else rule.quota.get(index, 0)
-        for held, row in [] if source.given else rule.sort(source, report, index, rule.bound(index)):
-            held_out, seen, missing = held_out + [row] * held, seen + row_digest(row) * (not held), missing - held
+        for held, row in [] if source.given else sort_stream(rule, report, index, source, rule.bound(index)):
+            held_out.extend([row] * held)
+            seen.extend(row_digest(row) * (not held))
+            missing -= held
             if held and not missing:
                 break
         report.notes += [f"{missing} rows fewer than wanted are held out of {source.account.name}: its first {rule.bound(index):,} rows have no more"] * (missing > 0)
-    report.fingerprint = _fingerprint(seen, b"".join(map(row_digest, held_out)))
+    report.fingerprint = _fingerprint(bytes(seen), b"".join(map(row_digest, held_out)))
     return rule, held_out
 
-# %% ../nbs/03_data.ipynb #971ee376
+# %% ../nbs/03_data.ipynb #8ab63920
 def _stream(sources, report, rule, max_train_samples, shuffle, seed):
     "Make the stream of training rows."
     from datasets import IterableDataset, interleave_datasets
 
     def reader(index, source):
-        return lambda: (row for held, row in rule.sort(source, report, index) if not held)
+        return lambda: (row for held, row in sort_stream(rule, report, index, source) if not held)
 
     learning = [(index, source) for index, source in enumerate(sources) if not source.given]
     streams = [IterableDataset.from_generator(reader(index, source), features=row_features()) for index, source in learning]

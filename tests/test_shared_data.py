@@ -1,5 +1,8 @@
 """Real Korean data, where it lies beside the project: every row accounted for, and scores as the official script gives them."""
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,42 @@ def test_a_stream_trains_on_what_is_not_held_out(name):
     assert report.read == SOURCES[name][0] == report.kept + sum(reason["rows"] for reason in report.dropped.values())
     assert report.train == len(rows) and report.held_out == len(data.held_out) == 50
     assert not {row["group"] for row in rows} & set(data.held_out["group"])
+
+
+def in_a_fresh_process(code, *arguments, **environment):
+    """Run Python code in a process of its own, and return what it printed."""
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=os.environ | environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_same_rows_are_chosen_in_every_process():
+    """Neither Python's hashes nor the process decide what is held out, sampled, and in what order."""
+    code = """
+from llmlab.data import load_data
+data = load_data({"lab-ko-instruct": 0.5, "lab-ko-mrc": 0.5}, max_train_samples=0.3, sampling="random")
+print(data.report.fingerprint, *data.train["id"], *data.held_out["id"])"""
+    first, second = (in_a_fresh_process(code, PYTHONHASHSEED=seed) for seed in ("1", "2"))
+    assert first == second and len(first.split()) > 50
+
+
+def test_rows_live_on_disk(tmp_path):
+    """Reading a file takes a fraction of its size in memory, whatever its size."""
+    file = tmp_path / "large.jsonl"
+    with file.open("w", encoding="utf-8") as lines:
+        for number in range(30_000):
+            lines.write(json.dumps({"question": f"물음 {number}", "answer": f"답 {number} " + "한강이 흐른다. " * 400}, ensure_ascii=False) + "\n")
+    code = """
+import sys
+from llmlab.data import load_data
+
+def peak():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+load_data("lab-ko-mrc", cache_dir=sys.argv[2])  # what is imported once does not count
+before = peak()
+data = load_data(sys.argv[1], cache_dir=sys.argv[2])
+print(len(data.train), peak() - before)"""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("this system does not tell a process's peak memory")
+    rows, grown = map(int, in_a_fresh_process(code, file, tmp_path / "cache").split())
+    assert rows == 27_000 and grown < file.stat().st_size / 2, f"{grown / 2**20:.0f} MiB for a file of {file.stat().st_size / 2**20:.0f} MiB"
+    assert not list((tmp_path / "cache").glob("*")), "the rows of an ended process are left behind"
