@@ -9,10 +9,11 @@ __all__ = ['DATASETS', 'READERS', 'COLUMNS', 'SPEAKERS', 'PLACES', 'PEEK', 'STRE
            'fingerprint', 'Ledger', 'draw', 'hold_out', 'mix_sizes', 'scale', 'pick', 'DataReport', 'Source',
            'open_sources', 'Data', 'load_data', 'Shelf', 'StreamRule', 'sort_stream', 'find_duplicates']
 
-# %% ../nbs/03_data.ipynb #f6a7dd25
+# %% ../nbs/03_data.ipynb #243d16fb
 import csv
 import hashlib
 import json
+import os
 import re
 import typing
 import unicodedata
@@ -89,14 +90,14 @@ def check_dataset_name(
     parts = [_find_set(str(name), parameter) for name in amounts]
     return [replace(part, **{"share" if isinstance(amount, float) else "size": amount}) for part, amount in zip(parts, amounts.values())]
 
-# %% ../nbs/03_data.ipynb #10abd7d5
+# %% ../nbs/03_data.ipynb #f29ff5bf
 def _check_amounts(mix, parameter):
     "Check the amounts of a mix, and scale shares to a sum of exactly 1."
     how = "Write shares that add up to 1 ({a: 0.7, b: 0.3}), or numbers of rows and percentages ({a: 500, b: 50%})."
     percent = {name: re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", amount) for name, amount in mix.items() if isinstance(amount, str)}
     for name, amount in mix.items():
-        fits = percent[name] and 0 < float(percent[name][1]) <= 100 if name in percent else isinstance(amount, (int, float)) and not isinstance(amount, bool) and amount > 0
-        if not fits:
+        number = float(percent[name][1]) if percent.get(name) else amount
+        if isinstance(number, (str, bool)) or not isinstance(number, (int, float)) or number <= 0 or name in percent and number > 100:
             raise LabError(f"{parameter}: {amount!r} is no amount of {name}. {how}")
     shares = [amount for amount in mix.values() if isinstance(amount, float)]
     if shares and len(shares) < len(mix):
@@ -105,17 +106,21 @@ def _check_amounts(mix, parameter):
         raise LabError(f"{parameter}={mix}: the shares add up to {sum(shares):g}. {how}")
     return {name: amount / sum(shares) for name, amount in mix.items()} if shares else mix
 
-# %% ../nbs/03_data.ipynb #fc5178d5
+# %% ../nbs/03_data.ipynb #931e9aea
 def _find_set(name, parameter):
     "Tell a preset, a file and a hub id apart."
     preset = DATASETS.get(name) or DatasetPreset(name)
     looks_local = Path(preset.source).suffix.lower() in READERS or preset.source.startswith((".", "/", "~"))
-    path = Path(str(files("llmlab") / "bundled" / preset.source)) if preset.bundled else None if name in DATASETS and not looks_local else find_path(preset.source)
+    if preset.bundled:
+        path = Path(str(files("llmlab") / "bundled" / preset.source))
+    else:
+        path = find_path(preset.source) if looks_local or name not in DATASETS else None
     if not path and (preset.source.count("/") != 1 or looks_local):
-        raise LabError(f"{parameter}={preset.source!r} is neither a preset nor a file here nor a hub id (owner/name).{closest(name, DATASETS)} Presets: {', '.join(DATASETS)}.")
+        raise LabError(f"{parameter}={preset.source!r} is neither a preset nor a file here nor a hub id (owner/name).{closest(name, DATASETS)} "
+                       f"Presets: {', '.join(DATASETS)}.")
     return Part(name if name in DATASETS or not path else path.name, preset, path)
 
-# %% ../nbs/03_data.ipynb #f02d97ec
+# %% ../nbs/03_data.ipynb #be95ceb7
 def read_file(
     path: Path,
     notes: list[str],  # remarks for the report are added here
@@ -125,7 +130,8 @@ def read_file(
         inside = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.suffix in READERS)[:5])
         raise LabError(f"dataset={path} is a folder: name one file of it{f' ({inside})' if inside else ''}.")
     if path.suffix.lower() not in READERS:
-        raise LabError(f"dataset={path.name}: '{path.suffix}' files are not read; the lab reads {', '.join(READERS)}. Convert it, or rename it if it is one of these.")
+        raise LabError(f"dataset={path.name}: '{path.suffix}' files are not read; the lab reads {', '.join(READERS)}. "
+                       "Convert it, or rename it if it is one of these.")
     yield from READERS[path.suffix.lower()](path, notes)
 
 # %% ../nbs/03_data.ipynb #a49be7e0
@@ -146,7 +152,7 @@ def _find_encoding(path, encodings, notes):
             return encoding
     raise LabError(f"dataset={path.name}, line {wrong[encodings[0]]}: not valid UTF-8 text. Save the file as UTF-8.")
 
-# %% ../nbs/03_data.ipynb #746d7419
+# %% ../nbs/03_data.ipynb #4d9e4372
 def _read_jsonl(path, notes):
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -159,7 +165,7 @@ def _read_jsonl(path, notes):
             if not line.strip():
                 continue
             if not isinstance(row, dict):
-                raise LabError(f"dataset={path.name}, line {number}: each line must be an object with columns, {{...}}, and this one is a {type(row).__name__}.")
+                raise LabError(f"dataset={path.name}, line {number}: each line must be an object with columns, {{...}}; this one is a {type(row).__name__}.")
             yield f"line {number}", row
 
 # %% ../nbs/03_data.ipynb #4ba88c1f
@@ -187,7 +193,7 @@ def _read_squad(path, articles):
                     raise LabError(f"dataset={path.name}, {where}: SQuAD's shape wants a 'context' in each paragraph and a 'question' in each of its 'qas'.")
                 yield where, {**question, "context": paragraph["context"], "title": article.get("title", "")}
 
-# %% ../nbs/03_data.ipynb #0818b5bd
+# %% ../nbs/03_data.ipynb #fb5463b0
 def _read_csv(path, notes):
     csv.field_size_limit(2**31 - 1)
     with path.open(encoding=_find_encoding(path, ("utf-8-sig", "cp949"), notes), newline="") as file:
@@ -201,7 +207,8 @@ def _read_csv(path, notes):
             if row is None:
                 return
             if None in row:
-                raise LabError(f"dataset={path.name}, line {start}: more fields than the {len(reader.fieldnames)} of the header. Quote fields that hold a separator.")
+                raise LabError(f"dataset={path.name}, line {start}: more fields than the {len(reader.fieldnames)} of the header. "
+                               "Quote fields that hold a separator.")
             yield f"line {start}", row
             start = reader.line_num + 1
 
@@ -452,7 +459,7 @@ class PartReport:
         entry["rows"] += len(where) if rows is None else rows
         entry["where"] += where[:PLACES - len(entry["where"])]
 
-# %% ../nbs/03_data.ipynb #20f46616
+# %% ../nbs/03_data.ipynb #b5c1dacc
 def check_rows(
     source: typing.Iterable,  # (where, row as it was read)
     account: PartReport,
@@ -470,7 +477,8 @@ def check_rows(
     columns = account.columns = find_columns(names, mapping, account.name)
     account.shape = _shape(columns, head[0][1])
     _note_columns(account, names)
-    made = ((where, make_row(raw, columns, f"{account.name}, {where}", account.remarks)) for where, raw in _watch_columns(chain(head, source), set(names), account))
+    source = _watch_columns(chain(head, source), set(names), account)
+    made = ((where, make_row(raw, columns, f"{account.name}, {where}", account.remarks)) for where, raw in source)
     head = list(islice(made, len(head)))
     account.task = task if task != "auto" else "mrc" if all(row["context"] for _, row in head if isinstance(row, dict)) else "instruct"
     for where, row in chain(head, made):
@@ -513,28 +521,40 @@ def row_features():  # datasets.Features
     turn = {"question": Value("string"), "answer": Value("string"), "learn": Value("bool")}
     return Features({**text, "answers": List(Value("string")), "history": List(turn)})
 
-# %% ../nbs/03_data.ipynb #b6b98060
+# %% ../nbs/03_data.ipynb #c2454871
 def store_rows(
     rows: typing.Iterable[dict],
     cache_dir: str | None = None,  # otherwise where `datasets` keeps its cache
 ):  # datasets.Dataset, read from disk as rows are asked for
     "Write rows to an Arrow file that lasts as long as the process."
-    import atexit
-    import shutil
-    import tempfile
-
     from datasets import Dataset, config
     from datasets.arrow_writer import ArrowWriter
 
-    place = Path(cache_dir or config.HF_DATASETS_CACHE).expanduser()
-    place.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix="llmlab-rows-", dir=place)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = _own_folder(Path(cache_dir or config.HF_DATASETS_CACHE).expanduser())
     with ArrowWriter(features=row_features(), path=f"{folder}/rows.arrow") as writer:
         for row in rows:
             writer.write(row)
         writer.finalize()
     return Dataset.from_file(f"{folder}/rows.arrow")
+
+# %% ../nbs/03_data.ipynb #c3896a10
+def _own_folder(place):
+    "Make a folder that goes with this process, and clear away those of processes that were killed."
+    import atexit
+    import platform
+    import shutil
+    import tempfile
+
+    import psutil
+
+    place.mkdir(parents=True, exist_ok=True)
+    prefix = f"llmlab-rows-{platform.node()}-"
+    for left in place.glob(f"{prefix}*"):
+        if not psutil.pid_exists(int(left.name.removeprefix(prefix).split("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=place)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 # %% ../nbs/03_data.ipynb #2b380dd9
 def row_digest(row: dict) -> bytes:  # 16 bytes
@@ -581,7 +601,7 @@ def draw(seed: int, name: str) -> int:  # 64 bits
     "Draw a number for a name: the same at any time, on any machine."
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8])
 
-# %% ../nbs/03_data.ipynb #c3125044
+# %% ../nbs/03_data.ipynb #cff890ae
 def hold_out(
     group,  # (rows,) uint64 array
     part,  # (rows,) array: which set
@@ -595,7 +615,8 @@ def hold_out(
     side = numpy.where(given, 1, numpy.where(numpy.isin(group, group[given]), 2, 0)).astype("int8")
     needy = [number for number in numpy.unique(part) if fraction and not given[part == number].any()]
     if needy and not given.any() and len(numpy.unique(group)) < 2:
-        raise LabError(f"The {len(group)} rows make up one group (one paragraph, or one question), so none can be held out: give more rows, or an eval_dataset.")
+        raise LabError(f"The {len(group)} rows make up one group (one paragraph, or one question), so none can be held out: "
+                       "give more rows, or an eval_dataset.")
     for number in needy:
         names, sizes = numpy.unique(group[(side == 0) & (part == number)], return_counts=True)
         missing = max(1, round(fraction * (part == number).sum())) - ((side == 1) & (part == number)).sum()
@@ -687,14 +708,18 @@ class DataReport:
     def _repr_html_(self):
         return _show_report(self)
 
-# %% ../nbs/03_data.ipynb #75384fa6
+# %% ../nbs/03_data.ipynb #da72d1f5
 def _show_report(report):
+    def counts(part):
+        dropped = sum(entry["rows"] for entry in part.dropped.values())
+        return [part.read, dropped, part.train, f"{part.train / max(1, report.train):.1%}", part.held_out]
+
     head = ["", "licence", "task", "shape", "columns", "read", "dropped", "training", "share", "held out"]
-    lines = [[part.name, part.license, part.task, part.shape, ", ".join(f"{ours} from '{theirs}'" for ours, theirs in part.columns.items()), part.read,
-              sum(entry["rows"] for entry in part.dropped.values()), part.train, f"{part.train / max(1, report.train):.1%}", part.held_out] for part in report.parts]
-    dropped = sum(entry["rows"] for entry in report.dropped.values())
-    lines += [["all", *[""] * 4, report.read, dropped, report.train, "100%", report.held_out]] if len(lines) > 1 else []
-    facts = [["dropped", f"{entry['rows']:,}: {reason} ({'; '.join(entry['where'][:5])}{'; ...' if entry['rows'] > 5 else ''})"] for reason, entry in report.dropped.items()]
+    lines = [[part.name, part.license, part.task, part.shape, ", ".join(f"{ours} from '{theirs}'" for ours, theirs in part.columns.items()), *counts(part)]
+             for part in report.parts]
+    lines += [["all", *[""] * 4, *counts(report)]] if len(lines) > 1 else []
+    facts = [["dropped", f"{entry['rows']:,}: {reason} ({'; '.join(entry['where'][:5])}{'; ...' if entry['rows'] > 5 else ''})"]
+             for reason, entry in report.dropped.items()]
     facts += [["leak", f"{ours} and {theirs} (held out) are on the same paragraph or question"] for ours, theirs in report.leaks[:5]]
     facts += [["note", note] for note in report.all_notes()] + [["groups", f"{report.groups:,}"]] * (not report.streaming)
     return show_table(lines, head).data + show_table([*facts, ["fingerprint", report.fingerprint[:16]]]).data
@@ -718,7 +743,7 @@ class Source:
         "Begin the account anew."
         return PartReport(self.account.name, self.account.license, self.account.source, notes=list(self.account.notes))
 
-# %% ../nbs/03_data.ipynb #615ab68c
+# %% ../nbs/03_data.ipynb #cce5dfb3
 def open_sources(
     dataset: str | dict,
     eval_dataset: str | dict | None,
@@ -732,7 +757,8 @@ def open_sources(
     parts, tests = check_dataset_name(dataset), check_dataset_name(eval_dataset, "eval_dataset") if eval_dataset else []
     hub = [part.name for part in parts if not part.path]
     if wrong := next((part for part in tests if part.amount), None):
-        raise LabError(f"eval_dataset: {wrong.name}: {wrong.amount}: of an eval_dataset all rows are held out. Write 'a+b' without amounts, and limit them by max_eval_samples.")
+        raise LabError(f"eval_dataset: {wrong.name}: {wrong.amount}: of an eval_dataset all rows are held out. Write 'a+b' without amounts, "
+                       "and limit them by max_eval_samples.")
     if dataset_config and len(hub) != 1:
         raise LabError(f"dataset_config={dataset_config!r} is for one hub dataset, and {label(dataset)} has {len(hub) or 'none'}: leave dataset_config at None"
                        + (", and give each its own by a preset: DATASETS['name'] = DatasetPreset('owner/name', config=...)." if hub else "."))
@@ -743,7 +769,8 @@ def open_sources(
         used = {validation or training: True} if tested else {training: False} if tests or not validation else {training: False, validation: True}
         notes += [f"splits of {part.name} not used: {', '.join(split for split in splits if split not in used)}"] if len(splits) > len(used) else []
         for split, given in used.items():
-            settings = dict(task=part.preset.task if task == "auto" else label(task), column_mapping={**part.preset.column_mapping, **(column_mapping or {})}, strict=len(parts) == 1 and not tests)
+            settings = dict(task=part.preset.task if task == "auto" else task if isinstance(task, str) else "own", strict=len(parts) == 1 and not tests,
+                            column_mapping={**part.preset.column_mapping, **(column_mapping or {})})
             account = PartReport(f"{part.name} ({split})" if split else part.name, part.preset.license, part.name, notes=notes)
             sources.append(Source(account, part, number, given, splits[split], settings))
     return sources
@@ -757,7 +784,7 @@ class Data:
     report: DataReport
     task: str | dict  # the one task of all rows, or "auto" where rows have several: see row["task"]
 
-# %% ../nbs/03_data.ipynb #03fe66ce
+# %% ../nbs/03_data.ipynb #fde0a7ab
 def load_data(
     dataset: str | dict,  # preset, file, hub id, 'a+b', {a: 0.7, b: 0.3}, {a: 500, b: 50%}, or {source: ..., task: ...}
     dataset_config: str | None = None,
@@ -788,7 +815,8 @@ def load_data(
     _check_mapping(report, column_mapping or {})
     if not report.train or not report.held_out:
         counted = {reason: entry["rows"] for reason, entry in report.dropped.items()}
-        raise LabError(f"dataset={label(dataset)}: no row is left {'to hold out' if report.train else 'for training'}. {report.read} were read; dropped: {counted}.")
+        raise LabError(f"dataset={label(dataset)}: no row is left {'to hold out' if report.train else 'for training'}. "
+                       f"{report.read} were read; dropped: {counted}.")
     tasks = {part.task for part in report.parts}
     return Data(train, held_out, report, task if task != "auto" else tasks.pop() if len(tasks) == 1 else "auto")
 
@@ -835,7 +863,7 @@ def _fill_shelf(sources, cache_dir):
         part.notes += [f"{repeated:,} rows of {part.name} repeat another exactly; they are kept, on the same side of the split"] if repeated else []
     return shelf
 
-# %% ../nbs/03_data.ipynb #75a314c5
+# %% ../nbs/03_data.ipynb #b95109eb
 def _split(sources, report, fraction, max_train_samples, max_eval_samples, sampling, seed, cache_dir):
     "Write all rows to disk, and choose among them by what is remembered."
     import numpy
@@ -850,7 +878,8 @@ def _split(sources, report, fraction, max_train_samples, max_eval_samples, sampl
     report.notes += [f"the mix asks for {source.part.size:,} training rows of {source.part.name}, which has {len(own):,}" for source, own in zip(sources, train)
                      if not source.given and isinstance(source.part.size, int) and source.part.size > len(own)]
     cut = partial(shelf.cut, sampling=sampling, seed=seed)
-    train = cut(train, [wanted.get(number, 0) for number in range(len(sources))], "beyond its part in the mix ({0.amount}), which a larger one, or 'a+b' for all rows of all sets, would keep")
+    train = cut(train, [wanted.get(number, 0) for number in range(len(sources))],
+                "beyond its part in the mix ({0.amount}), which a larger one, or 'a+b' for all rows of all sets, would keep")
     train = cut(train, scale(list(map(len, train)), max_train_samples), f"beyond max_train_samples={max_train_samples}")
     held_out = cut(held_out, scale(list(map(len, held_out)), max_eval_samples), f"beyond max_eval_samples={max_eval_samples}")
     for source, ours, theirs in zip(sources, train, held_out):
@@ -872,7 +901,7 @@ def _note_leaks(report, shelf, leaks):
 STREAM_HELD_OUT = 200  # rows held out of a stream where max_eval_samples does not say
 STREAM_BUFFER = 10_000  # rows among which a stream is shuffled
 
-# %% ../nbs/03_data.ipynb #74b20ca0
+# %% ../nbs/03_data.ipynb #a4bcd44b
 def _check_streaming(sources, max_train_samples, max_eval_samples, sampling):
     "Refuse what needs to know all rows beforehand."
     whole = "streaming=true reads rows as they are needed, so"
@@ -880,12 +909,15 @@ def _check_streaming(sources, max_train_samples, max_eval_samples, sampling):
         if value is not None and value < 1:
             raise LabError(f"{parameter}={value}: {whole} nobody knows how many a share is. Give a number of rows, or set streaming to false.")
     if sampling != "first":
-        raise LabError(f"sampling={sampling}: {whole} none can be drawn from all of them. Leave sampling at first (shuffle=true mixes them), or set streaming to false.")
+        raise LabError(f"sampling={sampling}: {whole} none can be drawn from all of them. Leave sampling at first (shuffle=true mixes them), "
+                       "or set streaming to false.")
     for part in (source.part for source in sources if not source.given):
         if isinstance(part.size, str):
-            raise LabError(f"dataset: {part.name}: {part.size}: {whole} nobody knows how many that is. Give a number of rows or shares, or set streaming to false.")
+            raise LabError(f"dataset: {part.name}: {part.size}: {whole} nobody knows how many that is. "
+                           "Give a number of rows or shares, or set streaming to false.")
         if part.path and part.path.suffix.lower() == ".json":
-            raise LabError(f"dataset={part.name}: a .json file is one value and can only be read as a whole. Convert it to .jsonl or parquet, or set streaming to false.")
+            raise LabError(f"dataset={part.name}: a .json file is one value and can only be read as a whole. "
+                           "Convert it to .jsonl or parquet, or set streaming to false.")
 
 # %% ../nbs/03_data.ipynb #48b9e99d
 @dataclass
@@ -924,7 +956,7 @@ def sort_stream(
         else:
             account.drop("among the share held out, beyond max_eval_samples; a lower validation_fraction keeps more", [row["where"]])
 
-# %% ../nbs/03_data.ipynb #c6dabd14
+# %% ../nbs/03_data.ipynb #ef06110a
 def _begin_stream(sources, report, fraction, limit, seed):
     "Pass over the beginning of each source; return the rule, and the rows it holds out."
     own = {source.number for source in sources if source.given}
@@ -944,11 +976,12 @@ def _begin_stream(sources, report, fraction, limit, seed):
             missing -= held
             if held and not missing:
                 break
-        report.notes += [f"{missing} rows fewer than wanted are held out of {source.account.name}: its first {rule.bound(index):,} rows have no more"] * (missing > 0)
+        few = f"{missing} rows fewer than wanted are held out of {source.account.name}: there are no more in its first {rule.bound(index):,} rows"
+        report.notes += [few] * (missing > 0)
     report.fingerprint = _fingerprint(bytes(seen), b"".join(map(row_digest, held_out)))
     return rule, held_out
 
-# %% ../nbs/03_data.ipynb #8ab63920
+# %% ../nbs/03_data.ipynb #926d6107
 def _stream(sources, report, rule, max_train_samples, shuffle, seed):
     "Make the stream of training rows."
     from datasets import IterableDataset, interleave_datasets
@@ -960,11 +993,8 @@ def _stream(sources, report, rule, max_train_samples, shuffle, seed):
     streams = [IterableDataset.from_generator(reader(index, source), features=row_features()) for index, source in learning]
     streams = [stream.take(source.part.size) if source.part.size else stream for stream, (_, source) in zip(streams, learning)]
     shares = [source.part.share for _, source in learning if source.part.share]
-    if len(streams) > 1:
-        how = dict(probabilities=shares, seed=seed, stopping_strategy="first_exhausted") if shares else dict(stopping_strategy="all_exhausted_without_replacement")
-        stream = interleave_datasets(streams, **how)
-    else:
-        stream = streams[0]
+    until = "first_exhausted" if shares else "all_exhausted_without_replacement"
+    stream = interleave_datasets(streams, probabilities=shares or None, seed=seed, stopping_strategy=until) if len(streams) > 1 else streams[0]
     stream = stream.take(max_train_samples) if max_train_samples else stream
     return stream.shuffle(seed=seed, buffer_size=STREAM_BUFFER) if shuffle else stream
 
