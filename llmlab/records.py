@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['describe_environment', 'describe_git', 'Record', 'end_record', 'begin_record', 'reopen_record', 'start_record',
-           'resolve_config', 'train_here', 'MetricsCallback', 'record_callbacks', 'finish_record', 'write_page',
-           'show_record', 'adopt_notebook']
+           'describe_entries', 'resolve_config', 'train_here', 'MetricsCallback', 'record_callbacks', 'finish_record',
+           'write_page', 'show_record', 'adopt_notebook']
 
-# %% ../nbs/09_records.ipynb #770e6516
+# %% ../nbs/09_records.ipynb #5e12d514
 import atexit
 import hashlib
 import json
@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -25,9 +26,9 @@ from transformers import TrainerCallback
 
 from .config import (ExperimentConfig, LabError, call_with, config_to_yaml, find_run, fresh_folder, load_extensions, make_config, output_folder, project_root,
                            show_table, write_atomic)
-from .evaluation import TASKS, choose_task
-from .models import Checkpoint, choose_dtype, choose_targets
-from .prompts import choose_prompt
+from .evaluation import choose_task, find_task
+from .models import Checkpoint, choose_dtype, choose_targets, hash_weights
+from .prompts import choose_prompt, find_prompt
 from .tracking import MlflowCallback, MlflowRun, resume_mlflow_run, tensorboard_callback, tracking_uri
 from .training import newest_checkpoint, training_arguments
 
@@ -60,7 +61,7 @@ def describe_git() -> dict | None:  # None outside of a repository
     except (subprocess.CalledProcessError, FileNotFoundError):
         return None
 
-# %% ../nbs/09_records.ipynb #d5a8c26c
+# %% ../nbs/09_records.ipynb #35714203
 class Record:
     "The folder of one run."
 
@@ -72,7 +73,7 @@ class Record:
     def note(self, **facts):
         "Add facts to record.json."
         self.content.update(facts)
-        write_atomic(self.folder / "record.json", json.dumps(self.content, ensure_ascii=False, indent=1, default=str) + "\n")
+        write_atomic(self.folder / "record.json", json.dumps(self.content, ensure_ascii=False, indent=1, default=lambda value: getattr(value, "__qualname__", str(value))) + "\n")
 
     def set_config(self, config: ExperimentConfig):
         "Write down the resolved configuration."
@@ -88,17 +89,17 @@ class Record:
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
-    def save_samples(self, samples: list[dict]):
-        "Write samples.jsonl."
-        write_atomic(self.folder / "samples.jsonl", "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
+    def save_lines(self, name: str, lines: list[dict]):
+        "Write a jsonl file."
+        write_atomic(self.folder / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def save_adapter(self, model) -> str:  # SHA-256 of its weights
-        "Write the adapter as safetensors, whole or not at all."
+        "Write what was trained (an adapter, or all weights) as safetensors, whole or not at all."
         beside = self.folder / f".adapter.{os.getpid()}"
         model.save_pretrained(beside)
         shutil.rmtree(self.folder / "adapter", ignore_errors=True)
         beside.rename(self.folder / "adapter")
-        digest = hashlib.sha256((self.folder / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+        digest = hash_weights(self.folder / "adapter")
         self.note(adapter_sha256=digest)
         return digest
 
@@ -186,7 +187,18 @@ def start_record(config: ExperimentConfig) -> Record:
     atexit.register(record.close, "interrupted")
     return record
 
-# %% ../nbs/09_records.ipynb #a878759b
+# %% ../nbs/09_records.ipynb #75d056b9
+def describe_entries(
+    config: ExperimentConfig,  # resolved
+    checkpoint: Checkpoint,
+    tasks: list[str],  # of the rows
+) -> dict:
+    "Write out the entries that the names in a configuration stood for: model, prompt and tasks."
+    entries = {"model": checkpoint.preset, "prompt": find_prompt(config.prompt)}
+    entries |= {"tasks": {name: asdict(find_task(name)) for name in tasks} if config.task == "auto" else asdict(find_task(config.task))}
+    return {name: asdict(entry) if is_dataclass(entry) else entry for name, entry in entries.items()}
+
+# %% ../nbs/09_records.ipynb #09813f84
 def resolve_config(
     config: ExperimentConfig,
     data,  # llmlab.data.Data
@@ -194,8 +206,11 @@ def resolve_config(
 ) -> ExperimentConfig:
     "Replace everything that was left open by what it comes to."
     task, dtype = choose_task(config.task, data), str(choose_dtype(config.dtype, config.fp16)).removeprefix("torch.")
-    choices = dict(task=task, prompt=choose_prompt(config.prompt, checkpoint.preset), dtype=dtype, target_modules=choose_targets(config.target_modules, checkpoint),
-                   max_new_tokens=config.max_new_tokens or TASKS[task].max_new_tokens)
+    choices = dict(task=task, prompt=choose_prompt(config.prompt, checkpoint.preset), dtype=dtype)
+    if task != "auto":
+        choices["max_new_tokens"] = config.max_new_tokens or find_task(task).max_new_tokens
+    if config.use_peft:
+        choices["target_modules"] = choose_targets(config.target_modules, checkpoint)
     if config.load_in_4bit:
         choices["bnb_4bit_compute_dtype"] = config.bnb_4bit_compute_dtype or dtype
     if config.eval_strategy == "steps":
@@ -251,21 +266,24 @@ def record_callbacks(
         callbacks.append(tensorboard_callback(output_folder(config.logging_dir) if config.logging_dir else record.folder / "logs"))
     return callbacks
 
-# %% ../nbs/09_records.ipynb #b8bf72f3
+# %% ../nbs/09_records.ipynb #8e96e594
 def finish_record(
     record: Record,
     model,  # the trained peft.PeftModel
     metrics: dict[str, float],
     samples: list[dict],
     loss_trace_sha256: str,
+    questions: list[dict] = (),  # fixed ones, with their answers
 ) -> Path:  # the run's folder
     "Save what training made and mark the run as finished."
-    record.save_samples(samples)
+    record.save_lines("samples.jsonl", samples)
+    if questions:
+        record.save_lines("questions.jsonl", questions)
     record.save_adapter(model)
     if record.mlflow:
         record.mlflow.log_params({"model_sha256": record.content.get("model", {}).get("sha256"), "adapter_sha256": record.content["adapter_sha256"]})
         record.mlflow.log_metrics(metrics, record.content.get("max_steps", 0))
-        record.mlflow.log_files(*(record.folder / name for name in ("config.yaml", "samples.jsonl", "metrics.jsonl", "environment.txt", "adapter")))
+        record.mlflow.log_files(*(record.folder / name for name in ("config.yaml", "samples.jsonl", "questions.jsonl", "metrics.jsonl", "environment.txt", "adapter")))
         record.mlflow.finish()
         record.note(mlflow_problems=record.mlflow.problems)
     record.note(status="finished", ended=_now(), metrics=metrics, loss_trace_sha256=loss_trace_sha256)
@@ -286,19 +304,19 @@ def write_page(notebook: Path) -> Path:  # train.html beside it
     write_atomic(path, page)
     return path
 
-# %% ../nbs/09_records.ipynb #86764a92
+# %% ../nbs/09_records.ipynb #eedd6452
 def show_record(record: Record):  # an object that Jupyter shows as a table
     "Show what lies in a run's folder."
     from IPython.display import HTML
 
     meanings = {"train.ipynb": "this notebook, executed (in JupyterLab: as it was last saved; save it and run finish_record again)", "train.html": "the same as a page", "record.json": "the facts in one file",
                 "config.yaml": "every setting", "metrics.jsonl": "the curve, step by step", "samples.jsonl": "answers before and after",
-                "adapter": "the trained LoRA weights", "checkpoints": "states in between", "logs": "TensorBoard files", "environment.txt": "versions of all packages"}
-    rows = "".join(f"<tr><td style='text-align:left'><code>{name}</code></td><td style='text-align:left'>{text}</td></tr>" for name, text in meanings.items()
-                   if (record.folder / name).exists() or name.startswith("train."))
+                "questions.jsonl": "answers to the fixed questions, before and after", "extensions": "files that added models, datasets, prompts or tasks",
+                "adapter": "the trained weights", "checkpoints": "states in between", "logs": "TensorBoard files", "environment.txt": "versions of all packages"}
+    rows = show_table([name, text] for name, text in meanings.items() if (record.folder / name).exists() or name.startswith("train."))
     tracked = f"<p>MLflow run <code>{record.content['mlflow_run_id']}</code>; <code>llmlab ui</code> shows it.</p>" if record.content.get("mlflow_run_id") else ""
     missed = "".join(f"<p>MLflow missed: {problem}</p>" for problem in record.content.get("mlflow_problems") or [])
-    return HTML(f"<p>Run <b>{record.content['run_id']}</b></p><table>{rows}</table>{tracked}{missed}")
+    return HTML(f"<p>Run <b>{record.content['run_id']}</b></p>{rows.data}{tracked}{missed}")
 
 # %% ../nbs/09_records.ipynb #33cd86d3
 def adopt_notebook(record: Record, notebook: Path):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'fix_randomness', 'build_model', 'FrozenHeadLoss', 'loss_of_answers', 'find_head', 'training_arguments',
-           'LabTrainer', 'SaveTrace', 'make_trainer', 'hash_trace', 'peak_memory', 'newest_checkpoint', 'run_training',
-           'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
+           'LabTrainer', 'SaveTrace', 'Stream', 'make_trainer', 'hash_trace', 'peak_memory', 'newest_checkpoint',
+           'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
 
-# %% ../nbs/06_training.ipynb #bf07d192
+# %% ../nbs/06_training.ipynb #6c4ed56e
 import hashlib
 import html
 import json
@@ -16,6 +16,7 @@ import statistics
 import struct
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -201,13 +202,23 @@ class SaveTrace(TrainerCallback):
         if state.is_world_process_zero:
             write_atomic(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "loss_trace.json", json.dumps(self.trainer.loss_trace))
 
-# %% ../nbs/06_training.ipynb #0fa0090a
+# %% ../nbs/06_training.ipynb #3f0b4640
+class Stream(torch.utils.data.IterableDataset):
+    "Examples that come one after another, in a form that torch knows."
+
+    def __init__(self, examples: Iterable[Example]):
+        self.examples = examples
+
+    def __iter__(self):
+        return iter(self.examples)
+
+# %% ../nbs/06_training.ipynb #f7212df0
 def make_trainer(
     config: ExperimentConfig,
     model,  # peft.PeftModel
     tokenizer,
-    train: list[Example],
-    held_out: list[Example],
+    train: Sequence[Example] | Iterable[Example],  # a stream is read anew for each epoch
+    held_out: Sequence[Example],  # windows that hold no answer are passed over
     folder: str | Path,  # of the run; checkpoints go into checkpoints/
     callbacks: list[TrainerCallback] = (),
     score_answers=None,  # a function that answers the held-out questions and returns scores, for `eval_generate_steps`
@@ -216,6 +227,8 @@ def make_trainer(
     def collate(examples):
         return collate_padded(examples, tokenizer.pad_token_id, config.padding_side, config.max_length if config.padding == "max_length" else None)
 
+    train = train if hasattr(train, "__len__") else Stream(train)
+    held_out = torch.utils.data.Subset(held_out, [index for index, example in enumerate(held_out) if example.learned])
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
     trainer = LabTrainer(model=model, args=training_arguments(config, Path(folder) / "checkpoints"), train_dataset=train, eval_dataset=held_out,
                          data_collator=collate, processing_class=tokenizer, callbacks=[*stopping, *callbacks])
