@@ -4,29 +4,36 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'TASKS', 'normalize_answer', 'korquad_score', 'korquad_scores', 'chrf_score', 'rouge_score',
-           'exact_match_score', 'choice_score', 'Task', 'find_task', 'task_of', 'choose_task', 'turn_end',
+           'exact_match_score', 'choice_score', 'Task', 'find_task', 'task_of', 'task_name', 'choose_task', 'turn_end',
            'generation_settings', 'common_length', 'group_prompts', 'SharedPrefix', 'batch_cache', 'can_share',
            'Generated', 'answering', 'LogProbabilities', 'generate_batch', 'generate_scored', 'generate_answers',
            'rows_to_answer', 'answer_rows', 'score_answers', 'evaluate_answers', 'learned_characters', 'loss_measures',
            'make_samples', 'show_samples', 'show_metrics', 'show_scores', 'load_questions', 'answer_questions',
            'pair_answers', 'collect_answers', 'show_questions_side_by_side', 'run_lm_eval', 'lm_eval_task_name',
-           'answer_examples', 'questions_to_answer']
+           'Evaluation', 'given_settings', 'evaluation_config', 'evaluation_folder', 'plan_evaluation',
+           'open_evaluation', 'load_evaluated', 'settle', 'compare_rows', 'held_out_loss', 'finish_evaluation',
+           'keep_notebook', 'show_evaluation']
 
-# %% ../nbs/07_evaluation.ipynb #49e64dcf
+# %% ../nbs/07_evaluation.ipynb #aa929806
 import json
 import math
+import os
 import random
 import re
+import secrets
+import shutil
 import string
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Callable
 
-from .config import LabError, entry_from, find_path, label, lookup, output_folder, show_table
+from .config import (ExperimentConfig, LabError, call_with, closest, coerce, entry_from, field_comments, find_path, find_run, fresh_folder, has_gpu,
+                           load_extensions, lookup, make_config, output_folder, show_table, write_atomic)
 
 # %% ../nbs/07_evaluation.ipynb #e53fc5ac
 _REMOVED = {ord(mark): " " for mark in "'\"《》<>〈〉()‘’"}
@@ -158,21 +165,26 @@ def task_of(
     "Say which task a row is scored by: the experiment's, else its own."
     return row["task"] if task == "auto" else task
 
-# %% ../nbs/07_evaluation.ipynb #1696cf63
+# %% ../nbs/07_evaluation.ipynb #3a4bfdab
+def task_name(task: str | dict) -> str:
+    "Name a task for tables: its name, or `own` for one written as a mapping."
+    return task if isinstance(task, str) else "own"
+
+# %% ../nbs/07_evaluation.ipynb #b72bb0d5
 def choose_task(
     task: str | dict,  # the parameter
     data,  # llmlab.data.Data
 ) -> str | dict:  # a task for all rows, or "auto" where rows of several are mixed
     "Resolve `task`: as given, else what the dataset is for; refuse rows that lack what their task needs."
     chosen = data.task if task == "auto" else task
-    needs = {} if chosen == "auto" else {None: find_task(chosen).needs}
     for part in (data.train, data.held_out):
-        for row in part if hasattr(part, "__len__") else ():  # a stream is read once only, by training
-            own = row["task"] if chosen == "auto" else None
-            missing = next((column for column in needs.setdefault(own, find_task(own or chosen).needs) if not row.get(column)), None)
-            if missing:
-                raise LabError(f"task={label(own or chosen)} needs a {missing} in every row, and {row['where']} has none: choose another task, "
-                               f"or say which column it is: column_mapping={{{missing}: ...}}.")
+        if not hasattr(part, "column_names") or not hasattr(part, "__len__"):  # a stream is read once only, by training
+            continue
+        needs = {own: find_task(own if chosen == "auto" else chosen).needs for own in part.unique("task")}
+        for row in part.select_columns(sorted({"task", "where", *(column for columns in needs.values() for column in columns)})):
+            if missing := next((column for column in needs[row["task"]] if not row[column]), None):
+                raise LabError(f"task={task_name(row['task'] if chosen == 'auto' else chosen)} needs a {missing} in every row, and {row['where']} has none: "
+                               f"choose another task, or say which column it is: column_mapping={{{missing}: ...}}.")
     return chosen
 
 # %% ../nbs/07_evaluation.ipynb #48b53fec
@@ -404,7 +416,7 @@ def generate_answers(
     "Generate answers in batches."
     return [answer.text for answer in generate_scored(model, tokenizer, prompts, max_new_tokens, batch_size, generation_args)]
 
-# %% ../nbs/07_evaluation.ipynb #76c2386f
+# %% ../nbs/07_evaluation.ipynb #4c80cb0b
 def rows_to_answer(
     rows,  # held-out rows
     num_samples: int,  # how many of a task that does not answer all
@@ -413,7 +425,7 @@ def rows_to_answer(
     "Say which held-out questions are answered: all of a task that wants all, the first `num_samples` of another."
     counts, chosen = Counter(), []
     for number, own in enumerate(rows["task"] if task == "auto" else [task] * len(rows)):
-        name = label(own)
+        name = task_name(own)
         if counts[name] < num_samples or find_task(own).answer_all:
             chosen.append(number)
         counts[name] += 1
@@ -447,7 +459,7 @@ def answer_rows(
                 best[row] = answer
     return [best[row].text for row in sorted(best)]
 
-# %% ../nbs/07_evaluation.ipynb #8911579f
+# %% ../nbs/07_evaluation.ipynb #85b02a44
 def score_answers(
     rows,  # with their right `answers`
     answers: list[str],  # one a row
@@ -459,11 +471,11 @@ def score_answers(
         own = task_of(row, task)
         each.append(find_task(own).measure(answer, row["answers"]))
         for name, value in each[-1].items():
-            totals.setdefault(name, {}).setdefault(label(own), []).append(100 * value if find_task(own).percent else value)
+            totals.setdefault(name, {}).setdefault(task_name(own), []).append(100 * value if find_task(own).percent else value)
     return each, {name if len(tasks) == 1 else f"{own}_{name}": sum(values) / len(values)
                   for name, tasks in totals.items() for own, values in tasks.items()}
 
-# %% ../nbs/07_evaluation.ipynb #0f7e5d35
+# %% ../nbs/07_evaluation.ipynb #e38a994a
 def evaluate_answers(
     model,
     tokenizer,
@@ -473,12 +485,11 @@ def evaluate_answers(
     per_device_eval_batch_size: int = 8,
     generation_args: dict | None = None,
     task: str | dict = "auto",
-) -> dict[str, float]:  # such as eval_exact_match and eval_f1
-    "Answer held-out questions and score them, for the trainer's log; the training that goes on is not touched."
+) -> dict[str, float]:  # such as exact_match and f1
+    "Answer held-out questions and score them; a training that goes on is not touched."
     numbers = rows_to_answer(encoded.rows, num_samples, task)
     answers = answer_rows(model, tokenizer, encoded, max_new_tokens, per_device_eval_batch_size, generation_args, task, numbers)
-    scores = score_answers([encoded.rows[number] for number in numbers], answers, task)[1]
-    return {f"eval_{name}": value for name, value in scores.items()}
+    return score_answers([encoded.rows[number] for number in numbers], answers, task)[1]
 
 # %% ../nbs/07_evaluation.ipynb #956d9f1d
 def learned_characters(
@@ -509,7 +520,7 @@ def loss_measures(
             found[f"bits_per_character{ending}"] = loss * tokens / math.log(2) / characters
     return found
 
-# %% ../nbs/07_evaluation.ipynb #db314cea
+# %% ../nbs/07_evaluation.ipynb #d461a45f
 def make_samples(
     rows,  # that were answered
     before: list[str] | None,  # answers of the untrained model; None where there is but one model
@@ -517,9 +528,7 @@ def make_samples(
     task: str | dict = "auto",
 ) -> tuple[list[dict], dict[str, float]]:  # samples for the record, and the scores for its metrics
     "Put questions, right answers and the models' answers together."
-    if isinstance(rows, str):  # the order of arguments in the train notebook of old
-        rows, before, after, task = before, after, task, rows
-    samples = [{**{name: row[name] for name in ("id", "question", "input", "context", "answers")}, "task": label(task_of(row, task))} for row in rows]
+    samples = [{**{name: row[name] for name in ("id", "question", "input", "context", "answers")}, "task": task_name(task_of(row, task))} for row in rows]
     scores = {}
     for name, ending, answers in (("before", "_before", before), ("after", "", after)):
         if answers is None:
@@ -588,7 +597,7 @@ def load_questions(
                      "question": row["question"], "input": row.get("input") or "", "answer": answer, "answers": [answer] if answer else []})
     return rows
 
-# %% ../nbs/07_evaluation.ipynb #af959c3d
+# %% ../nbs/07_evaluation.ipynb #19bacdcd
 def answer_questions(
     model,
     tokenizer,
@@ -603,8 +612,8 @@ def answer_questions(
     from llmlab.prompts import find_prompt, render
 
     prompt = find_prompt(prompt)
-    prompts = [tokenize(render(prompt, {**row, "answer": row["answer"] or "답"}, tokenizer)[:-1], tokenizer, end=False, chat=prompt.chat).input_ids
-               for row in questions]
+    examples = [tokenize(render(prompt, {**row, "answer": row["answer"] or "답"}, tokenizer), tokenizer, chat=prompt.chat) for row in questions]
+    prompts = [list(example.input_ids[:example.prompt_length]) for example in examples]
     return generate_answers(model, tokenizer, prompts, max_new_tokens or TASKS["instruct"].max_new_tokens, per_device_eval_batch_size, generation_args)
 
 # %% ../nbs/07_evaluation.ipynb #bf9bd43e
@@ -617,7 +626,7 @@ def pair_answers(
     rows = [{"id": row["id"], "kind": row["kind"], "question": "\n".join(filter(None, (row["question"], row["input"])))} for row in questions]
     return [{**row, **({"before": before[index]} if before is not None else {}), "after": after[index]} for index, row in enumerate(rows)]
 
-# %% ../nbs/07_evaluation.ipynb #b73b0530
+# %% ../nbs/07_evaluation.ipynb #7b04074c
 def collect_answers(
     output_dir: str = "runs",
     answered: list[dict] | None = None,  # the set: only runs that were asked just these; None: as the newest run
@@ -627,27 +636,29 @@ def collect_answers(
     found = {}
     for path in sorted(output_folder(output_dir).glob("*/questions.jsonl"), key=lambda path: path.parent.name, reverse=True):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        answered = answered or rows
+        answered = rows if answered is None else answered
         if [row["question"] for row in rows] == [row["question"] for row in answered] and len(found) < newest:
             found[path.parent.name] = rows
     return found
 
-# %% ../nbs/07_evaluation.ipynb #3b02aa1c
+# %% ../nbs/07_evaluation.ipynb #228fb84e
 def show_questions_side_by_side(
     answers: dict[str, list[dict]],  # run -> the lines of its questions.jsonl, as from `collect_answers`
 ):  # an object that Jupyter shows as a table
     "Show the answers of several runs beside one another, each untrained model's once."
+    if not any(answers.values()):
+        return show_table([["no fixed questions were asked: question_set names a set"]])
     columns = {}  # heading -> answers
     for run, rows in answers.items():
         before = [row.get("before") for row in rows]
         if any(before) and before not in columns.values():
             columns[f"before {run} (학습 전)"] = before
         columns[f"{run} (학습 후)" if any(before) else run] = [row["after"] for row in rows]
-    questions = next(iter(answers.values()), [])
+    questions = next(iter(answers.values()))
     return show_table([[row["kind"], row["question"], *(texts[index] for texts in columns.values())] for index, row in enumerate(questions)],
                       ["kind", "question (질문)", *columns])
 
-# %% ../nbs/07_evaluation.ipynb #fe8791f7
+# %% ../nbs/07_evaluation.ipynb #9e07c61b
 def run_lm_eval(
     model,
     tokenizer,
@@ -669,8 +680,8 @@ def run_lm_eval(
         raise LabError(f"lm_eval_tasks: there is no file {missing}.")
     names = [lm_eval_task_name(files[name]) if name in files else name for name in lm_eval_tasks]
     manager = TaskManager(include_path=[str(path.parent) for path in files.values()] or None, include_defaults=len(files) < len(names))
-    for name in names:
-        lookup(name, dict.fromkeys(manager.all_tasks), "lm_eval_tasks")
+    if unknown := next((name for name in names if name not in manager.all_tasks), None):
+        raise LabError(f"lm_eval_tasks: '{unknown}' is not known to lm-eval.{closest(unknown, manager.all_tasks)} `lm-eval ls tasks` lists them all.")
     with answering(model):
         scorer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=per_device_eval_batch_size)
         try:
@@ -687,13 +698,195 @@ def lm_eval_task_name(path: Path) -> str:
         return name[1]
     raise LabError(f"lm_eval_tasks: {path.name} names no task: an lm-eval task is YAML with `task: its_name`.")
 
-# %% ../nbs/07_evaluation.ipynb #02fe2706
-def answer_examples(model, tokenizer, examples, max_new_tokens=None, per_device_eval_batch_size=8, generation_args=None):
-    "Until the train notebook calls `answer_rows`."
-    prompts = [list(example.input_ids[:example.prompt_length]) for example in examples]
-    return generate_answers(model, tokenizer, prompts, max_new_tokens or 128, per_device_eval_batch_size, generation_args)
+# %% ../nbs/07_evaluation.ipynb #7ef8a638
+@dataclass
+class Evaluation:
+    "What is evaluated, by which settings, and where the results go."
+    config: ExperimentConfig
+    given: dict  # the settings given for this evaluation
+    run: object | None  # llmlab.after.FinishedRun; None for a model that no run of the lab has trained
+    folder: Path
+    started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
+# %% ../nbs/07_evaluation.ipynb #8570d086
+def given_settings(
+    namespace: dict,  # the evaluate notebook's `globals()`, or its parameters
+) -> dict:  # ExperimentConfig's fields by name
+    "Collect what an evaluation is given: the parameters that are not None, and what `settings` holds."
+    given = {name: namespace[name] for name in ExperimentConfig.model_fields if namespace.get(name) is not None}
+    return {**given, **(coerce("settings", namespace.get("settings") or {}, dict))}
 
-def questions_to_answer(task, count, rows):
-    "Until the train notebook calls `rows_to_answer`."
-    return len(rows) if find_task(task).answer_all else min(count, len(rows))
+# %% ../nbs/07_evaluation.ipynb #c20108f3
+def evaluation_config(
+    given: dict,
+    own: ExperimentConfig | None = None,  # of the run
+) -> ExperimentConfig:
+    "Settle by which settings a run, or a model, is evaluated."
+    idle = {name for heading, section in field_comments().items() if heading in ("LoRA", "Training", "Watching, saving, stopping") for name in section}
+    for name in given:
+        if name in idle - {"per_device_eval_batch_size"}:
+            raise LabError(f"{name} is a setting of training and has no effect on an evaluation: leave it out.")
+        if own and name in ("model", "model_revision", "tokenizer_args"):
+            raise LabError(f"{name} goes without run: a run is evaluated with the model that it trained. Leave out one of the two.")
+    checked = make_config(given)
+    if own is None:
+        return checked
+    other = ("eval_dataset", "dataset_config", "column_mapping", "task", "max_new_tokens", "max_train_samples", "max_eval_samples", "streaming")
+    reset = {name: ExperimentConfig.model_fields[name].default for name in other if "dataset" in given}
+    return own.model_copy(update={**reset, **{name: getattr(checked, name) for name in given}})
+
+# %% ../nbs/07_evaluation.ipynb #aa1f974e
+def evaluation_folder(
+    config: ExperimentConfig,
+    run: Path | None,  # the run's folder
+) -> Path:  # not made yet
+    "Name the folder of an evaluation: evaluations/<time>/ in the run's own, or a new one for a bare model."
+    return run / "evaluations" / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}" if run else call_with(fresh_folder, config)
+
+# %% ../nbs/07_evaluation.ipynb #67106d57
+def plan_evaluation(
+    parameters: dict,  # of the evaluate notebook
+) -> tuple[ExperimentConfig, Path]:  # the settings, and the evaluation's folder
+    "Check what an evaluation is asked for before anything is loaded; papermill's engine does this first."
+    given = given_settings(parameters)
+    run = find_run(str(parameters["run"]), given.get("output_dir", "runs")) if parameters.get("run") is not None else None
+    own = ExperimentConfig(**json.loads((run / "record.json").read_text(encoding="utf-8"))["params"]) if run else None
+    config = evaluation_config(given, own)
+    return config, evaluation_folder(config, run)
+
+# %% ../nbs/07_evaluation.ipynb #9f0bce2a
+def open_evaluation(
+    namespace: dict,  # the evaluate notebook's `globals()`
+) -> Evaluation:
+    "Check what is to be evaluated, and begin its record."
+    from llmlab.after import FinishedRun
+    from llmlab.records import begin_record
+
+    given = given_settings(namespace)
+    run = FinishedRun(find_run(str(namespace["run"]), given.get("output_dir", "runs"))) if namespace.get("run") is not None else None
+    config = evaluation_config(given, run and run.config)
+    load_extensions(config.extensions)
+    chosen = os.environ.pop("LLMLAB_RUN_DIR", None)  # by papermill's engine
+    folder = Path(chosen) if chosen else evaluation_folder(config, run and run.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if run:
+        run.config = config
+    else:
+        begin_record(folder, config)
+    return Evaluation(config, given, run, folder)
+
+# %% ../nbs/07_evaluation.ipynb #6a6065e1
+def load_evaluated(evaluation: Evaluation) -> tuple:  # model in evaluation mode, tokenizer, llmlab.models.Checkpoint
+    "Load what is evaluated: what a run trained, or a model as it is."
+    from llmlab.after import load_trained
+    from llmlab.models import choose_dtype, load_base_model, load_tokenizer, locate_model, make_quantization
+
+    config, run = evaluation.config, evaluation.run
+    if run:
+        model, tokenizer, checkpoint = load_trained(run), run.tokenizer, run.checkpoint
+    else:
+        checkpoint, dtype = call_with(locate_model, config), choose_dtype(config.dtype, config.fp16)
+        compute = choose_dtype(config.bnb_4bit_compute_dtype) if config.bnb_4bit_compute_dtype else dtype
+        model = load_base_model(checkpoint.path, dtype, call_with(make_quantization, config, bnb_4bit_compute_dtype=compute)).eval()
+        tokenizer = call_with(load_tokenizer, config, path=checkpoint.path)
+    if has_gpu() and not getattr(model, "is_quantized", False):
+        model = model.to("cuda")
+    return model, tokenizer, checkpoint
+
+# %% ../nbs/07_evaluation.ipynb #ff54f479
+def settle(
+    evaluation: Evaluation,
+    data,  # llmlab.data.Data
+    checkpoint,  # llmlab.models.Checkpoint
+) -> ExperimentConfig:
+    "Replace what was left open, task and prompt, by what it comes to."
+    from llmlab.prompts import choose_prompt
+
+    config = evaluation.config
+    evaluation.config = config.model_copy(update={"task": choose_task(config.task, data), "prompt": choose_prompt(config.prompt, checkpoint.preset)})
+    return evaluation.config
+
+# %% ../nbs/07_evaluation.ipynb #e6791cd0
+def compare_rows(
+    evaluation: Evaluation,
+    report,  # llmlab.data.DataReport
+) -> str:
+    "Say whether the rows are those that the run was scored on."
+    if not evaluation.run:
+        return f"{report.held_out:,} held-out rows, fingerprint {report.fingerprint[:16]}"
+    own = evaluation.run.record.get("data", {}).get("fingerprint") or "unknown"
+    if own == report.fingerprint:
+        return f"{report.held_out:,} held-out rows: those of the run (fingerprint {own[:16]}), none of which it was trained on"
+    return (f"NOT the run's rows: fingerprint {report.fingerprint[:16]}, the run's {own[:16]}. The data or the settings that choose rows have changed since; the scores "
+            "do not stand beside the run's own, and rows may be among these that it was trained on.")
+
+# %% ../nbs/07_evaluation.ipynb #ccfd6310
+def held_out_loss(
+    model,
+    tokenizer,
+    encoded,  # llmlab.packing.Encoded
+    per_device_eval_batch_size: int = 8,
+) -> dict[str, float]:  # eval_loss, in nats a learned token; perplexity; bits_per_character
+    "Compute what a model pays for the right answers of held-out rows."
+    import torch
+
+    from llmlab.packing import collate_padded
+    from llmlab.training import find_head, loss_of_answers
+
+    head, totals = find_head(model), torch.zeros(2, dtype=torch.float64)
+    learned = [index for index, example in enumerate(encoded.examples) if example.learned]  # windows without the answer have no loss
+    with answering(model):
+        for start in range(0, len(learned), per_device_eval_batch_size):
+            batch = collate_padded([encoded.examples[index] for index in learned[start:start + per_device_eval_batch_size]], tokenizer.pad_token_id)
+            totals += torch.stack(loss_of_answers(model, head, {name: values.to(model.device) for name, values in batch.items()})).to(totals)
+    metrics = {"eval_loss": float(totals[0] / totals[1])}
+    return {**metrics, **loss_measures(metrics, encoded, tokenizer)}
+
+# %% ../nbs/07_evaluation.ipynb #f51712e0
+def finish_evaluation(
+    evaluation: Evaluation,
+    description: dict,  # of the model, from llmlab.models.describe_model
+    report,  # llmlab.data.DataReport
+    metrics: dict[str, float],
+    samples: list[dict],
+    asked: list[dict],  # from `pair_answers`
+) -> Path:  # the evaluation's folder
+    "Write the results down: scores.json, samples.jsonl, questions.jsonl; in JupyterLab the notebook as well."
+    from llmlab.records import Record, describe_environment
+
+    folder, run = evaluation.folder, evaluation.run
+    for name, lines in (("samples.jsonl", samples), ("questions.jsonl", asked)):
+        if lines:
+            write_atomic(folder / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    facts = {"params": evaluation.config.model_dump(), "given": evaluation.given, "model": description, "data": report.to_dict(),
+             "answered": dict(Counter(sample["task"] for sample in samples)), "metrics": metrics, "environment": describe_environment(),
+             "started": evaluation.started, "ended": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    scores = {"run_id": run.folder.name if run else folder.name, "rows": compare_rows(evaluation, report), **facts}
+    write_atomic(folder / "scores.json", json.dumps(scores, ensure_ascii=False, indent=1, default=str) + "\n")
+    if not run:
+        Record(folder).note(status="finished", kind="evaluation", **facts)
+    opened = Path(os.environ.get("JPY_SESSION_NAME", ""))  # the notebook's file, where JupyterLab runs it
+    if opened.suffix == ".ipynb" and opened.is_file():
+        keep_notebook(folder, opened)
+    return folder
+
+# %% ../nbs/07_evaluation.ipynb #f5caf79c
+def keep_notebook(
+    folder: Path,  # of the evaluation
+    notebook: Path,  # executed
+) -> Path:  # the page
+    "Put an executed notebook and its page beside the results."
+    from llmlab.records import write_page
+
+    own = folder / "evaluate.ipynb"
+    if notebook.resolve() != own.resolve():
+        shutil.copyfile(notebook, own)
+    return write_page(own)
+
+# %% ../nbs/07_evaluation.ipynb #88867013
+def show_evaluation(folder: Path):  # an object that Jupyter shows as a table
+    "Show what lies in an evaluation's folder."
+    meanings = {"scores.json": "scores, counts, settings, data and model", "samples.jsonl": "every answer, with its scores", "questions.jsonl": "answers to the fixed questions",
+                "record.json": "the facts in one file", "config.yaml": "every setting", "evaluate.ipynb": "this notebook, executed", "evaluate.html": "the same as a page"}
+    return show_table([[name, text] for name, text in meanings.items() if (folder / name).exists() or name.startswith("evaluate.")],
+                      [f"in {folder.parent.parent.name}/{folder.parent.name}/{folder.name}" if folder.parent.name == "evaluations" else f"in {folder.name}", ""])
