@@ -58,17 +58,19 @@ def beginning_token(tokenizer) -> int | None:
     added = tokenizer("가").input_ids
     return tokenizer.bos_token_id if added and added[0] == tokenizer.bos_token_id else None
 
-# %% ../nbs/04_packing.ipynb #db236bd5
+# %% ../nbs/04_packing.ipynb #fcdf8c8f
 def tokenize_all(
     many: list[list[Span]],  # the spans of each example
     tokenizer,  # a fast tokenizer
     end: bool = True,  # close with the end token
     chat: bool = False,  # special tokens in the text count as such
+    offsets: bool = True,  # without, it is faster, and nothing can be cut or shown
 ) -> list[Traced]:
     "Turn spans into examples."
     groups = [[list(spans)] if chat else _exchanges(spans) for spans in many]
     texts = [text for exchanges in groups for spans in exchanges for text in _whole_and_prompt(spans)]
-    found = iter(_encode(texts, tokenizer, chat))
+    offsets = offsets or (chat and any(span.role == "answer" for spans in many for span in spans[:-1]))
+    found = iter(_encode(texts, tokenizer, chat, offsets))
     return [_join([(spans, _seam(spans, next(found), next(found), tokenizer, chat)) for spans in exchanges], tokenizer, end, chat) for exchanges in groups]
 
 # %% ../nbs/04_packing.ipynb #d3213ade
@@ -97,13 +99,13 @@ def _whole_and_prompt(spans):
     text = "".join(span.text for span in spans)
     return text, text[:-len(spans[-1].text) or None] if spans and spans[-1].role == "answer" else ""
 
-# %% ../nbs/04_packing.ipynb #c5dc3cbf
-def _encode(texts, tokenizer, chat):
+# %% ../nbs/04_packing.ipynb #c5b0a5f2
+def _encode(texts, tokenizer, chat, offsets=True):
     "Tokenize texts as they are: ids and offsets of each."
     if not texts:
         return []
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=not chat, return_offsets_mapping=True, return_attention_mask=False)
-    return list(zip(encoded.input_ids, encoded.offset_mapping))
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=not chat, return_offsets_mapping=offsets, return_attention_mask=False)
+    return list(zip(encoded.input_ids, encoded.offset_mapping if offsets else [[]] * len(texts)))
 
 # %% ../nbs/04_packing.ipynb #e6462473
 def _seam(spans, whole, prompt, tokenizer, chat):
@@ -115,7 +117,7 @@ def _seam(spans, whole, prompt, tokenizer, chat):
         ids, offsets = prompt[0] + answer_ids, [*prompt[1], *((start + base, stop + base) for start, stop in answer_offsets)]
     return ids, offsets, size
 
-# %% ../nbs/04_packing.ipynb #3eb7fbbf
+# %% ../nbs/04_packing.ipynb #771fc67b
 def _join(exchanges, tokenizer, end, chat):
     "Put the tokens of exchanges together, with beginning and end tokens."
     beginning, base, learned, prompt_length = beginning_token(tokenizer), 0, [], None
@@ -123,7 +125,7 @@ def _join(exchanges, tokenizer, end, chat):
     ids, offsets = ([beginning], [None]) if added else ([], [])
     for number, (spans, (own_ids, own_offsets, size)) in enumerate(exchanges, start=1):
         first, role = len(ids), spans[-1].role
-        ids, offsets = ids + own_ids, offsets + [(start + base, stop + base) for start, stop in own_offsets]
+        ids, offsets = ids + own_ids, offsets + ([(start + base, stop + base) for start, stop in own_offsets] if base else own_offsets)
         learned += _ranges(spans[:-1], own_offsets, first) if chat else []
         if (number < len(exchanges) or end) and (chat or role in ("answer", "earlier")):
             ids, offsets = [*ids, tokenizer.eos_token_id], [*offsets, None]
@@ -132,7 +134,8 @@ def _join(exchanges, tokenizer, end, chat):
             learned.append((prompt_length, len(ids)))
         base += sum(len(span.text) for span in spans)
     spans = tuple(span for spans, _ in exchanges for span in spans)
-    return Traced(ids, len(ids) if prompt_length is None else prompt_length, tuple(learned), spans=spans, offsets=tuple(offsets))
+    offsets = tuple(offsets) if len(offsets) == len(ids) else ()  # not asked for
+    return Traced(ids, len(ids) if prompt_length is None else prompt_length, tuple(learned), spans=spans, offsets=offsets)
 
 # %% ../nbs/04_packing.ipynb #30d1c0cf
 def _ranges(spans, offsets, first):
@@ -221,7 +224,7 @@ class Window:
     start: int  # first character of the context that it shows
     stop: int  # and the one after its last
 
-# %% ../nbs/04_packing.ipynb #c52055aa
+# %% ../nbs/04_packing.ipynb #ac50b7e7
 class Slide:
     "A context on which windows are laid."
 
@@ -231,14 +234,14 @@ class Slide:
         self.inside = draft.spans[self.index].text.find(context)  # the template's text before it
         base = sum(len(span.text) for span in draft.spans[:self.index]) + self.inside
         offsets = [(start - base, stop - base) for start, stop in filter(None, draft.offsets)]
-        self.tokens = [(start, stop) for start, stop in offsets if start >= 0 and stop <= len(context)]  # lone spaces may be empty
+        self.tokens = [(max(start, 0), min(stop, len(context))) for start, stop in offsets if stop > 0 and start < len(context)]  # those at its ends may reach out
         self.room = encoder.max_length - (len(draft.input_ids) - len(self.tokens))
 
     def window(self, first: int, last: int) -> tuple[Window, int] | None:
         "Show the tokens from `first` to before `last`, or to a few earlier where new seams cost some; None where nothing fits."
         spans, span = list(self.draft.spans), self.draft.spans[self.index]
         while last > first:
-            start, stop = self.tokens[first][0], self.tokens[last - 1][1]
+            start, stop = self.tokens[first][0] if first else 0, self.tokens[last - 1][1] if last < len(self.tokens) else len(self.context)
             spans[self.index] = Span("context", span.text[:self.inside] + self.context[start:stop] + span.text[self.inside + len(self.context):])
             example = self.encoder.tokenize(spans)
             if len(example.input_ids) <= self.encoder.max_length:
@@ -246,11 +249,11 @@ class Slide:
             last -= len(example.input_ids) - self.encoder.max_length
 
     def windows(self) -> list[Window]:
-        "Lay windows from the beginning to the end; an empty list where they have no room to move."
+        "Lay windows from the beginning to the end; an empty list where they would not move on by a quarter of what they show."
         made, first, last = [], 0, 0
         while last < len(self.tokens):
             found = self.window(first, min(first + self.room, len(self.tokens)))
-            if found is None or (found[1] < len(self.tokens) and found[1] - self.encoder.doc_stride <= first):
+            if found is None or (found[1] < len(self.tokens) and found[1] - self.encoder.doc_stride - first < self.room / 4):
                 return []
             made.append(found[0])
             first, last = found[1] - self.encoder.doc_stride, found[1]
@@ -264,13 +267,13 @@ class Slide:
         found = self.window(start, min(start + self.room, len(self.tokens)))
         return found[0] if found and found[0].start <= place and place + length <= found[0].stop else None
 
-# %% ../nbs/04_packing.ipynb #26e0041b
+# %% ../nbs/04_packing.ipynb #23862cc9
 def slide(
     draft: Traced,  # too long, with a context
     row: dict,
     encoder: Encoder,
 ) -> Fitted | None:
-    "Make windows of a long context; None where windows cannot be laid."
+    "Make windows of a long context; None where they have no room."
     if encoder.doc_stride >= encoder.max_length:
         raise LabError(f"doc_stride={encoder.doc_stride} leaves the windows of a long context no room to move, since an example has max_length={encoder.max_length} tokens: "
                        "set doc_stride to a quarter of max_length or so, or to none to cut long contexts.")
@@ -323,7 +326,7 @@ def _spoken(row, encoder):
         turns = [{**row, **turn, "input": "", "history": history[:number]} for number, turn in enumerate(history) if turn.get("learn", True)]
         return [(turn, encoder.render(turn, "last")) for turn in ([] if encoder.held_out else turns) + [row]]
 
-# %% ../nbs/04_packing.ipynb #80a03b68
+# %% ../nbs/04_packing.ipynb #c8207c0a
 def _fit(row, draft, encoder):
     "Bring one example into `max_length` tokens: as it is, in windows, or cut."
     full, context = len(draft.input_ids), row.get("context") or ""
@@ -331,8 +334,12 @@ def _fit(row, draft, encoder):
         return Fitted([draft], full)
     if not encoder.truncation:
         return Fitted([], full, reason="longer than max_length, and truncation is off")
-    fitted = slide(draft, row, encoder) if encoder.doc_stride is not None and _has_context(draft) else None
-    fitted = fitted or cut(draft, encoder, row["answer"] if row["answer"] in context else None)
+    draft = draft if draft.offsets else encoder.tokenize(draft.spans)
+    slides = encoder.doc_stride is not None and _has_context(draft)
+    fitted = slide(draft, row, encoder) if slides else None
+    if fitted is None:
+        fitted = cut(draft, encoder, row["answer"] if row["answer"] in context else None)
+        fitted.counts["no_room_for_windows"] += slides
     history = row.get("history")
     if history and (fitted.reason or fitted.counts["answers_cut"]):
         shorter = {**row, "history": history[1:]}
@@ -340,14 +347,15 @@ def _fit(row, draft, encoder):
         fitted.counts["turns_cut"] += 1
     return replace(fitted, tokens=full)
 
-# %% ../nbs/04_packing.ipynb #6fe880f7
+# %% ../nbs/04_packing.ipynb #8f942571
 def fit_rows(
     rows: list[dict],
     encoder: Encoder,
+    offsets: bool = False,  # of every token, to show the examples
 ) -> list[Fitted]:  # one a row
     "Turn rows into examples of at most `max_length` tokens."
     smuggled, spoken = _smuggled(rows, encoder), [_spoken(row, encoder) for row in rows]
-    drafts = iter(tokenize_all([spans for parts in spoken for _, spans in parts], encoder.tokenizer, chat=encoder.prompt.chat))
+    drafts = iter(tokenize_all([spans for parts in spoken for _, spans in parts], encoder.tokenizer, chat=encoder.prompt.chat, offsets=offsets))
     results = []
     for token, parts in zip(smuggled, spoken):
         own = [next(drafts) for _ in parts]
@@ -384,8 +392,8 @@ def _smuggled(rows, encoder):
         found.append(match and match[0])
     return found
 
-# %% ../nbs/04_packing.ipynb #73905e84
-COUNTS = ("contexts_cut", "answers_cut", "turns_cut", "contexts_in_windows", "windows", "windows_without_answer", "answers_elsewhere", "taken_whole")
+# %% ../nbs/04_packing.ipynb #4d542b48
+COUNTS = ("contexts_cut", "answers_cut", "turns_cut", "contexts_in_windows", "windows", "windows_without_answer", "no_room_for_windows", "answers_elsewhere", "taken_whole")
 
 # %% ../nbs/04_packing.ipynb #46baeb0d
 @dataclass
@@ -453,9 +461,9 @@ def show_tokens(
     return show_table([[name.replace("_", " "), brief(one), brief(other)] for (name, one), other in pairs if one or other or name not in COUNTS],
                       ["", "training", "held out"])
 
-# %% ../nbs/04_packing.ipynb #d99706ba
+# %% ../nbs/04_packing.ipynb #016a9afc
 CHUNK = 500  # rows at a time
-ROWS_A_PROCESS = 4000  # fewer are done before another process is up and has read the tokenizer
+ROWS_A_PROCESS = 2000  # fewer are done in about a second anyway
 
 # %% ../nbs/04_packing.ipynb #099079c7
 def _schema():
@@ -650,7 +658,7 @@ class Examples(Sequence):
         learned = entry["learned"]
         return Example(entry["input_ids"], entry["prompt_length"], tuple(zip(learned[::2], learned[1::2])), entry["tokens_cut"], entry["answer_cut"])
 
-# %% ../nbs/04_packing.ipynb #bb6e4ac1
+# %% ../nbs/04_packing.ipynb #df420b79
 @dataclass
 class Encoded:
     "The examples of one set, the rows they come from, and the account."
@@ -665,6 +673,13 @@ class Encoded:
         rows = min(count, len(self.rows))
         stop = bisect_left(self.row_of, rows)
         return replace(self, examples=Examples(self.examples.table, stop), rows=self.rows.select(range(rows)), row_of=self.row_of[:stop])
+
+    def with_loss(self) -> Examples:
+        "Return the examples that carry loss: all but the further windows of held-out contexts, which are only asked."
+        from pyarrow.compute import list_value_length
+
+        lengths = list_value_length(self.examples.table.data.column("learned")).to_numpy()[:len(self.examples)]
+        return self.examples if lengths.all() else Examples(self.examples.table.select(lengths.nonzero()[0]))
 
 # %% ../nbs/04_packing.ipynb #fc9d1369
 def encode_rows(
@@ -759,14 +774,14 @@ class Piece:
     role: str  # of the span it ends in; `marker` for added tokens
     learned: bool
 
-# %% ../nbs/04_packing.ipynb #271b011e
+# %% ../nbs/04_packing.ipynb #409167e2
 def trace(
     encoded: Encoded,
     index: int = 0,  # of the example
 ) -> Traced:
     "Make an example again from its row, with its text."
     row = encoded.row_of[index]
-    fitted = fit_rows([encoded.rows[row]], encoded.encoder)[0]
+    fitted = fit_rows([encoded.rows[row]], encoded.encoder, offsets=True)[0]
     return fitted.examples[index - bisect_left(encoded.row_of, row)]
 
 # %% ../nbs/04_packing.ipynb #815a9fb9
