@@ -597,15 +597,15 @@ def load_questions(
                      "question": row["question"], "input": row.get("input") or "", "answer": answer, "answers": [answer] if answer else []})
     return rows
 
-# %% ../nbs/07_evaluation.ipynb #19bacdcd
+# %% ../nbs/07_evaluation.ipynb #3c15ecba
 def answer_questions(
     model,
     tokenizer,
     questions: list[dict],  # from `load_questions`
     prompt: str | dict,  # the parameter, resolved
-    max_new_tokens: int | None = None,  # otherwise as for instructions
     per_device_eval_batch_size: int = 8,
     generation_args: dict | None = None,
+    length: int = 128,  # tokens of an answer: the same for all runs, whatever max_new_tokens their own task has
 ) -> list[str]:  # one answer a question
     "Ask a model fixed questions, in the prompt it is trained with."
     from llmlab.packing import tokenize
@@ -614,7 +614,7 @@ def answer_questions(
     prompt = find_prompt(prompt)
     examples = [tokenize(render(prompt, {**row, "answer": row["answer"] or "답"}, tokenizer), tokenizer, chat=prompt.chat) for row in questions]
     prompts = [list(example.input_ids[:example.prompt_length]) for example in examples]
-    return generate_answers(model, tokenizer, prompts, max_new_tokens or TASKS["instruct"].max_new_tokens, per_device_eval_batch_size, generation_args)
+    return generate_answers(model, tokenizer, prompts, length, per_device_eval_batch_size, generation_args)
 
 # %% ../nbs/07_evaluation.ipynb #bf9bd43e
 def pair_answers(

@@ -2,6 +2,7 @@
 import ast
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -11,7 +12,7 @@ import torch
 
 from llmlab.config import ExperimentConfig, LabError, call_with, make_config
 from llmlab.data import load_data
-from llmlab.evaluation import answer_rows, collect_answers, compare_rows, make_samples, open_evaluation, plan_evaluation, run_lm_eval
+from llmlab.evaluation import answer_rows, collect_answers, compare_rows, evaluate_answers, make_samples, open_evaluation, plan_evaluation, run_lm_eval
 from llmlab.models import add_lora, load_tokenizer, locate_model
 from llmlab.packing import encode_rows
 from llmlab.prompts import find_prompt
@@ -35,11 +36,10 @@ def tiny(tmp_path_factory):
     return str(save_tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny-llama"))
 
 
-@pytest.fixture(scope="module")
-def run(output, tiny):
-    """A finished run of two steps, and the answers of the model as it was trained."""
+def train(output, tiny, **settings):
+    """Train for two steps, scoring answers where `eval_generate_steps` says so; return the record and the trainer."""
     settings = dict(model=tiny, dataset="lab-ko-mrc", max_train_samples=8, max_eval_samples=6, max_steps=2, max_length=400, max_new_tokens=6,
-                    learning_rate=1e-2, report_to=[], output_dir=str(output), prompt="koalpaca")
+                    learning_rate=1e-2, report_to=[], output_dir=str(output), prompt="koalpaca") | settings
     config = make_config(settings)
     record, checkpoint, data = start_record(config), call_with(locate_model, config), call_with(load_data, config)
     record.note(data=data.report.to_dict())
@@ -47,14 +47,21 @@ def run(output, tiny):
     record.set_config(config)
     tokenizer = call_with(load_tokenizer, config, path=checkpoint.path)
     shared = dict(prompt=find_prompt(config.prompt), tokenizer=tokenizer)
-    train = call_with(encode_rows, config, rows=data.train, **shared)
+    rows = call_with(encode_rows, config, rows=data.train, **shared)
     held_out = call_with(encode_rows, config, rows=data.held_out, held_out=True, **shared)
     model = build_model(config, checkpoint)
-    trainer = make_trainer(config, model, tokenizer, train.examples, held_out.examples, record.folder)
+    score = partial(call_with, evaluate_answers, config, model=model, tokenizer=tokenizer, encoded=held_out)
+    trainer = make_trainer(config, model, tokenizer, rows.examples, held_out.examples, record.folder, (), score)
     metrics = run_training(trainer)
     samples, scores = make_samples(held_out.rows, None, call_with(answer_rows, config, model=model, tokenizer=tokenizer, encoded=held_out))
     finish_record(record, model, {**metrics, **scores}, samples, hash_trace(trainer.loss_trace))
-    return record
+    return record, trainer
+
+
+@pytest.fixture(scope="module")
+def run(output, tiny):
+    """A finished run."""
+    return train(output, tiny)[0]
 
 
 def evaluate(tmp_path, **parameters):
@@ -66,6 +73,17 @@ def evaluate(tmp_path, **parameters):
 def lines(path):
     """Read a jsonl file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# In training
+
+def test_answering_does_not_change_a_training(tiny, tmp_path):
+    """A run that answers questions in between, sampling even, has the losses of one that does not, and logs the scores."""
+    settings = dict(eval_strategy="steps", eval_steps=1, lora_dropout=0.3, generation_args={"do_sample": True})
+    plain, scored = train(tmp_path, tiny, **settings)[1], train(tmp_path, tiny, eval_generate_steps=1, **settings)[1]
+    assert scored.loss_trace == plain.loss_trace and len(plain.loss_trace) == 2
+    assert sum({"eval_exact_match", "eval_f1"} <= set(entry) for entry in scored.state.log_history) >= 2
+    assert not any("eval_f1" in entry for entry in plain.state.log_history)
 
 
 # The notebook
