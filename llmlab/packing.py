@@ -524,7 +524,7 @@ def count_workers(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(preprocessing_num_workers or cores, rows // ROWS_A_PROCESS))
 
-# %% ../nbs/04_packing.ipynb #d9de1a3a
+# %% ../nbs/04_packing.ipynb #5a6e7432
 class Progress:
     "One line in a notebook that says how far a count is, redrawn in place."
 
@@ -539,9 +539,10 @@ class Progress:
             self.drawn = time.monotonic()
 
     def close(self, note: str = ""):
-        "Leave the line in its last form."
+        "Leave the line in its last form; what took no time needs none."
         seconds = time.monotonic() - self.started
-        self.draw(html.escape(f"{self.title}: {note or f'{self.done:,} in {seconds:.1f} s, {self.done / max(seconds, 1e-9):,.0f} a second'}"))
+        if note or self.display or seconds > 1:
+            self.draw(html.escape(f"{self.title}: {note or f'{self.done:,} in {seconds:.1f} s, {self.done / max(seconds, 1e-9):,.0f} a second'}"))
 
     def draw(self, line: str):
         "Show or update the line, where there is a notebook."
