@@ -9,7 +9,7 @@ __all__ = ['Strategy', 'Whole', 'Share', 'Amount', 'Part', 'OWN_NAMES', 'REGISTR
            'config_to_yaml', 'config_from_yaml', 'show_table', 'show_settings', 'project_root', 'find_path',
            'output_folder', 'load_extensions', 'find_run', 'resumed', 'new_run_id', 'fresh_folder']
 
-# %% ../nbs/00_config.ipynb #f41486ed
+# %% ../nbs/00_config.ipynb #dcb2de44
 import difflib
 import hashlib
 import html
@@ -31,9 +31,12 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+# torch then asks Linux for large pages: on a CPU, training is faster and leaves a quarter less memory in scraps. It must be said before torch is used.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 # Some libraries speak up at every import of things that nobody here can act on; what a run itself warns of stays.
 warnings.filterwarnings("ignore", message="IProgress not found")
-warnings.filterwarnings("ignore", category=FutureWarning, message=r".*gradient_checkpointing` is deprecated")
+warnings.filterwarnings("ignore", category=FutureWarning, message=r".*gradient_checkpointing.* is deprecated")
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # %% ../nbs/00_config.ipynb #a9300959
@@ -342,7 +345,7 @@ def _checkpoint_problems(config):
     elif evaluates == "steps" and (config.save_steps or 500) % every:
         yield f"load_best_model_at_end needs save_steps to be a multiple of eval_steps, but {config.save_steps or 500} is none of {every}: change one of them."
 
-# %% ../nbs/00_config.ipynb #43dc101e
+# %% ../nbs/00_config.ipynb #6342c660
 def _idle_settings(config):
     default = {name: field.default for name, field in ExperimentConfig.model_fields.items()}
     needs = {
@@ -362,7 +365,7 @@ def _idle_settings(config):
         "mlflow_tracking_uri": ("mlflow in report_to", "mlflow" in config.report_to),
         "logging_dir": ("tensorboard in report_to", "tensorboard" in config.report_to),
         "validation_fraction": ("a held-out share (eval_dataset names a set of its own)", not config.eval_dataset),
-        "split_seed": ("a held-out share (eval_dataset names a set of its own)", not config.eval_dataset),
+        "split_seed": ("a held-out share or sampling=random", not config.eval_dataset or config.sampling == "random"),
     }
     for name, (condition, met) in needs.items():
         if not met and getattr(config, name) != default[name]:

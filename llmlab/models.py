@@ -341,11 +341,12 @@ def _convert_gguf(folder, target):
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf").save_pretrained(target)
 
-# %% ../nbs/01_models.ipynb #4d648a3e
+# %% ../nbs/01_models.ipynb #951272fe
 def load_tokenizer(
     path: str | Path,  # checkpoint folder
     padding_side: str = "right",
     tokenizer_args: dict | None = None,  # passed to from_pretrained
+    new_tokens: list[str] = (),  # added to it; `add_tokens` makes the model's rows for them
 ):  # a fast tokenizer with an end and a padding token
     "Load the tokenizer of a checkpoint."
     from transformers import AutoTokenizer
@@ -358,6 +359,7 @@ def load_tokenizer(
         raise LabError(f"The tokenizer in {path} has no end token, so a model could never learn to stop: set tokenizer_args={{eos_token: ...}}.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.add_tokens(list(new_tokens))
     return tokenizer
 
 # %% ../nbs/01_models.ipynb #8633c8f1

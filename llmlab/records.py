@@ -61,7 +61,7 @@ def describe_git() -> dict | None:  # None outside of a repository
     except (subprocess.CalledProcessError, FileNotFoundError):
         return None
 
-# %% ../nbs/09_records.ipynb #35714203
+# %% ../nbs/09_records.ipynb #6a303f7c
 class Record:
     "The folder of one run."
 
@@ -75,10 +75,10 @@ class Record:
         self.content.update(facts)
         write_atomic(self.folder / "record.json", json.dumps(self.content, ensure_ascii=False, indent=1, default=lambda value: getattr(value, "__qualname__", str(value))) + "\n")
 
-    def set_config(self, config: ExperimentConfig):
-        "Write down the resolved configuration."
+    def set_config(self, config: ExperimentConfig, entries: dict | None = None):
+        "Write down the resolved configuration, and what its names stood for."
         write_atomic(self.folder / "config.yaml", config_to_yaml(config))
-        self.note(params=config.model_dump())
+        self.note(params=config.model_dump(), **({"entries": entries} if entries else {}))
         if self.mlflow:
             data = self.content.get("data", {})
             facts = {f"data_{name}": data.get(name) for name in ("fingerprint", "read", "kept", "train", "held_out")}
@@ -187,15 +187,16 @@ def start_record(config: ExperimentConfig) -> Record:
     atexit.register(record.close, "interrupted")
     return record
 
-# %% ../nbs/09_records.ipynb #75d056b9
+# %% ../nbs/09_records.ipynb #9f412d69
 def describe_entries(
     config: ExperimentConfig,  # resolved
     checkpoint: Checkpoint,
-    tasks: list[str],  # of the rows
+    data,  # llmlab.data.Data
 ) -> dict:
     "Write out the entries that the names in a configuration stood for: model, prompt and tasks."
     entries = {"model": checkpoint.preset, "prompt": find_prompt(config.prompt)}
-    entries |= {"tasks": {name: asdict(find_task(name)) for name in tasks} if config.task == "auto" else asdict(find_task(config.task))}
+    tasks = sorted({part.task for part in data.report.parts}) if config.task == "auto" else [config.task]
+    entries |= {"tasks": {task if isinstance(task, str) else "own": asdict(find_task(task)) for task in tasks}}
     return {name: asdict(entry) if is_dataclass(entry) else entry for name, entry in entries.items()}
 
 # %% ../nbs/09_records.ipynb #09813f84

@@ -121,7 +121,7 @@ def find_head(model):  # torch.nn.Module, or None
     model.train(training)
     return head if same else None
 
-# %% ../nbs/06_training.ipynb #bdcd1f37
+# %% ../nbs/06_training.ipynb #81c0396c
 def training_arguments(
     config: ExperimentConfig,
     folder: str | Path,  # checkpoints go here
@@ -140,7 +140,7 @@ def training_arguments(
         chosen["train_sampling_strategy"] = "sequential"
     if config.gradient_checkpointing:
         chosen["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
-    fixed = dict(output_dir=str(folder), report_to="none", remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=has_gpu())
+    fixed = dict(output_dir=str(folder), report_to="none", remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=has_gpu(), use_cpu=not has_gpu())
     try:
         return TrainingArguments(**{**fixed, **chosen, **config.training_args})
     except (ValueError, ImportError) as error:

@@ -373,7 +373,7 @@ def test_four_bits_and_mapped_columns(output, tiny, tmp_path):
     run = start(*PAPERMILL, output=output, model=tiny, dataset=file, column_mapping=mapping, load_in_4bit="true", report_to="[]", max_steps=20,
                 learning_rate=0.01)
     assert_finished(run)
-    assert run.record["data"]["read"] == 40 and run.record["data"]["columns"]["question"] == "상담 질문 (원문, 전체)"
+    assert run.record["data"]["read"] == 40 and run.record["data"]["parts"][0]["columns"]["question"] == "상담 질문 (원문, 전체)"
     assert run.record["metrics"]["eval_loss"] < run.record["metrics"]["eval_loss_before"]
     assert run.config.load_in_4bit and run.config.column_mapping["answer"] == "상담 답변 (원문, 전체)"
     if not has_gpu():
