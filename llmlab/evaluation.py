@@ -806,7 +806,7 @@ def settle(
     evaluation.config = config.model_copy(update={"task": choose_task(config.task, data), "prompt": choose_prompt(config.prompt, checkpoint.preset)})
     return evaluation.config
 
-# %% ../nbs/07_evaluation.ipynb #e6791cd0
+# %% ../nbs/07_evaluation.ipynb #9a629714
 def compare_rows(
     evaluation: Evaluation,
     report,  # llmlab.data.DataReport
@@ -817,8 +817,8 @@ def compare_rows(
     own = evaluation.run.record.get("data", {}).get("fingerprint") or "unknown"
     if own == report.fingerprint:
         return f"{report.held_out:,} held-out rows: those of the run (fingerprint {own[:16]}), none of which it was trained on"
-    return (f"NOT the run's rows: fingerprint {report.fingerprint[:16]}, the run's {own[:16]}. The data or the settings that choose rows have changed since; the scores "
-            "do not stand beside the run's own, and rows may be among these that it was trained on.")
+    return (f"NOT the run's rows: fingerprint {report.fingerprint[:16]}, the run's {own[:16]}. The data or the settings that choose rows have changed since; "
+            "the scores do not stand beside the run's own, and rows may be among these that it was trained on.")
 
 # %% ../nbs/07_evaluation.ipynb #ccfd6310
 def held_out_loss(
@@ -883,10 +883,14 @@ def keep_notebook(
         shutil.copyfile(notebook, own)
     return write_page(own)
 
-# %% ../nbs/07_evaluation.ipynb #88867013
+# %% ../nbs/07_evaluation.ipynb #f389ac18
 def show_evaluation(folder: Path):  # an object that Jupyter shows as a table
     "Show what lies in an evaluation's folder."
-    meanings = {"scores.json": "scores, counts, settings, data and model", "samples.jsonl": "every answer, with its scores", "questions.jsonl": "answers to the fixed questions",
-                "record.json": "the facts in one file", "config.yaml": "every setting", "evaluate.ipynb": "this notebook, executed", "evaluate.html": "the same as a page"}
-    return show_table([[name, text] for name, text in meanings.items() if (folder / name).exists() or name.startswith("evaluate.")],
-                      [f"in {folder.parent.parent.name}/{folder.parent.name}/{folder.name}" if folder.parent.name == "evaluations" else f"in {folder.name}", ""])
+    meanings = {
+        "scores.json": "scores, counts, settings, data and model", "samples.jsonl": "every answer, with its scores",
+        "questions.jsonl": "answers to the fixed questions", "record.json": "the facts in one file", "config.yaml": "every setting",
+        "evaluate.ipynb": "this notebook, executed", "evaluate.html": "the same as a page",
+    }
+    place = "/".join(folder.parts[-3 if folder.parent.name == "evaluations" else -1:])
+    found = [[name, text] for name, text in meanings.items() if (folder / name).exists() or name.startswith("evaluate.")]
+    return show_table(found, [f"in {place}", ""])
