@@ -148,7 +148,7 @@ def _ranges(spans, offsets, first):
         position += len(span.text)
     return found
 
-# %% ../nbs/04_packing.ipynb #5ef230f5
+# %% ../nbs/04_packing.ipynb #9c75b0fd
 @dataclass(frozen=True)
 class Encoder:
     "What decides how a row becomes tokens."
@@ -164,9 +164,9 @@ class Encoder:
         "Turn spans into one example."
         return tokenize(spans, self.tokenizer, chat=self.prompt.chat)
 
-    def render(self, row: dict, learn_turns: str | None = None) -> list[Span]:
+    def render(self, row: dict) -> list[Span]:
         "Fill the prompt with a row."
-        return render(self.prompt, row, self.tokenizer, learn_turns or self.learn_turns)
+        return render(self.prompt, row, self.tokenizer, self.learn_turns)
 
 # %% ../nbs/04_packing.ipynb #50a30f7d
 @dataclass
@@ -177,7 +177,7 @@ class Fitted:
     counts: Counter = field(default_factory=Counter)  # what was done to it
     reason: str = ""  # why it has no example
 
-# %% ../nbs/04_packing.ipynb #1fed204c
+# %% ../nbs/04_packing.ipynb #0a6c523c
 def cut(
     draft: Traced,  # too long
     encoder: Encoder,
@@ -195,7 +195,8 @@ def cut(
     if len(example.input_ids) <= limit:
         return Fitted([replace(example, tokens_cut=full - len(example.input_ids))], full, Counter(contexts_cut=1))
     learned = tuple((start, min(stop, limit)) for start, stop in example.learned)
-    short = replace(example, input_ids=example.input_ids[:limit], offsets=example.offsets[:limit], learned=learned, tokens_cut=full - limit, answer_cut=True)
+    short = replace(example, input_ids=example.input_ids[:limit], offsets=example.offsets[:limit], learned=learned, tokens_cut=full - limit,
+                    answer_cut=True)
     return Fitted([short], full, Counter(answers_cut=1))
 
 # %% ../nbs/04_packing.ipynb #c9fc068a
@@ -224,7 +225,7 @@ class Window:
     start: int  # first character of the context that it shows
     stop: int  # and the one after its last
 
-# %% ../nbs/04_packing.ipynb #ac50b7e7
+# %% ../nbs/04_packing.ipynb #fd71c638
 class Slide:
     "A context on which windows are laid."
 
@@ -234,7 +235,7 @@ class Slide:
         self.inside = draft.spans[self.index].text.find(context)  # the template's text before it
         base = sum(len(span.text) for span in draft.spans[:self.index]) + self.inside
         offsets = [(start - base, stop - base) for start, stop in filter(None, draft.offsets)]
-        self.tokens = [(max(start, 0), min(stop, len(context))) for start, stop in offsets if stop > 0 and start < len(context)]  # those at its ends may reach out
+        self.tokens = [(max(start, 0), min(stop, len(context))) for start, stop in offsets if stop > 0 and start < len(context)]
         self.room = encoder.max_length - (len(draft.input_ids) - len(self.tokens))
 
     def window(self, first: int, last: int) -> tuple[Window, int] | None:
@@ -242,7 +243,8 @@ class Slide:
         spans, span = list(self.draft.spans), self.draft.spans[self.index]
         while last > first:
             start, stop = self.tokens[first][0] if first else 0, self.tokens[last - 1][1] if last < len(self.tokens) else len(self.context)
-            spans[self.index] = Span("context", span.text[:self.inside] + self.context[start:stop] + span.text[self.inside + len(self.context):])
+            text = span.text[:self.inside] + self.context[start:stop] + span.text[self.inside + len(self.context):]
+            spans[self.index] = Span("context", text)
             example = self.encoder.tokenize(spans)
             if len(example.input_ids) <= self.encoder.max_length:
                 return Window(example, start, stop), last
@@ -267,7 +269,7 @@ class Slide:
         found = self.window(start, min(start + self.room, len(self.tokens)))
         return found[0] if found and found[0].start <= place and place + length <= found[0].stop else None
 
-# %% ../nbs/04_packing.ipynb #23862cc9
+# %% ../nbs/04_packing.ipynb #9cec2eaf
 def slide(
     draft: Traced,  # too long, with a context
     row: dict,
@@ -275,8 +277,8 @@ def slide(
 ) -> Fitted | None:
     "Make windows of a long context; None where they have no room."
     if encoder.doc_stride >= encoder.max_length:
-        raise LabError(f"doc_stride={encoder.doc_stride} leaves the windows of a long context no room to move, since an example has max_length={encoder.max_length} tokens: "
-                       "set doc_stride to a quarter of max_length or so, or to none to cut long contexts.")
+        raise LabError(f"doc_stride={encoder.doc_stride} leaves the windows of a long context no room to move, since an example has "
+                       f"max_length={encoder.max_length} tokens: set doc_stride to a quarter of max_length or so, or to none to cut long contexts.")
     track = Slide(draft, row["context"], encoder)
     windows, answer = track.windows() if track.inside >= 0 else [], row["answer"]
     if not windows:
@@ -316,17 +318,17 @@ def _asked(example):
     size = example.prompt_length
     return replace(example, input_ids=example.input_ids[:size], offsets=example.offsets[:size], learned=())
 
-# %% ../nbs/04_packing.ipynb #09cc9fb1
+# %% ../nbs/04_packing.ipynb #84d0ee49
 def _spoken(row, encoder):
     "Render a row: as one text, or as one for each learned turn where the template changes turns that are over."
     try:
         return [(row, encoder.render(row))]
     except TurnsChange:
-        history = row["history"]
-        turns = [{**row, **turn, "input": "", "history": history[:number]} for number, turn in enumerate(history) if turn.get("learn", True)]
-        return [(turn, encoder.render(turn, "last")) for turn in ([] if encoder.held_out else turns) + [row]]
+        history = [{**turn, "learn": False} for turn in row["history"]]
+        turns = [{**row, **turn, "input": "", "history": history[:number]} for number, turn in enumerate(row["history"]) if turn.get("learn", True)]
+        return [(turn, encoder.render(turn)) for turn in ([] if encoder.held_out else turns) + [{**row, "history": history}]]
 
-# %% ../nbs/04_packing.ipynb #c8207c0a
+# %% ../nbs/04_packing.ipynb #77d9bc40
 def _fit(row, draft, encoder):
     "Bring one example into `max_length` tokens: as it is, in windows, or cut."
     full, context = len(draft.input_ids), row.get("context") or ""
@@ -343,11 +345,11 @@ def _fit(row, draft, encoder):
     history = row.get("history")
     if history and (fitted.reason or fitted.counts["answers_cut"]):
         shorter = {**row, "history": history[1:]}
-        fitted = _fit(shorter, encoder.tokenize(encoder.render(shorter, "last" if encoder.learn_turns == "last" else None)), encoder)
+        fitted = _fit(shorter, encoder.tokenize(encoder.render(shorter)), encoder)
         fitted.counts["turns_cut"] += 1
     return replace(fitted, tokens=full)
 
-# %% ../nbs/04_packing.ipynb #8f942571
+# %% ../nbs/04_packing.ipynb #c6c81f31
 def fit_rows(
     rows: list[dict],
     encoder: Encoder,
@@ -360,7 +362,8 @@ def fit_rows(
     for token, parts in zip(smuggled, spoken):
         own = [next(drafts) for _ in parts]
         if token:
-            results.append(Fitted([], len(own[-1].input_ids), reason=f"the text holds the special token {token}, which a chat template would take for its own"))
+            reason = f"the text holds the special token {token}, which a chat template would take for its own"
+            results.append(Fitted([], len(own[-1].input_ids), reason=reason))
             continue
         fitted = [_fit(row, draft, encoder) for (row, _), draft in zip(parts, own)]
         if encoder.held_out and fitted[-1].reason:
@@ -392,10 +395,11 @@ def _smuggled(rows, encoder):
         found.append(match and match[0])
     return found
 
-# %% ../nbs/04_packing.ipynb #4d542b48
-COUNTS = ("contexts_cut", "answers_cut", "turns_cut", "contexts_in_windows", "windows", "windows_without_answer", "no_room_for_windows", "answers_elsewhere", "taken_whole")
+# %% ../nbs/04_packing.ipynb #0557d5a6
+COUNTS = ("contexts_cut", "answers_cut", "turns_cut", "contexts_in_windows", "windows", "windows_without_answer", "no_room_for_windows",
+          "answers_elsewhere", "taken_whole")
 
-# %% ../nbs/04_packing.ipynb #46baeb0d
+# %% ../nbs/04_packing.ipynb #fc6ed0e7
 @dataclass
 class TokenReport:
     "How long the examples of one set are, and what was cut."
@@ -442,8 +446,8 @@ class TokenReport:
         over = sum(count for length, count in self.lengths.items() if length > self.max_length)
         mean = sum(length * count for length, count in self.lengths.items()) / max(rows, 1)
         dropped = {reason: {**entry, "where": entry["where"][:places]} for reason, entry in self.dropped.items()}
-        return {"rows": rows, "examples": self.examples, "tokens_mean": round(mean, 1), "tokens_median": self.quantile(0.5), "tokens_95_percent": self.quantile(0.95),
-                "tokens_max": max(self.lengths, default=0), "max_length": self.max_length, "share_over_max_length": over / max(rows, 1),
+        return {"rows": rows, "examples": self.examples, "tokens_mean": round(mean, 1), "tokens_median": self.quantile(0.5),
+                "tokens_95_percent": self.quantile(0.95), "tokens_max": max(self.lengths, default=0), "max_length": self.max_length, "share_over_max_length": over / max(rows, 1),
                 **{name: self.counts[name] for name in COUNTS}, "learned_tokens": self.learned, "dropped": dropped, "from_cache": self.from_cache}
 
 # %% ../nbs/04_packing.ipynb #47553122
@@ -810,7 +814,7 @@ def pieces(
             position = offset[1]
     return found
 
-# %% ../nbs/04_packing.ipynb #cf0ea2a2
+# %% ../nbs/04_packing.ipynb #4c370645
 def show_example(
     encoded: Encoded,
     index: int = 0,  # of the example
@@ -820,13 +824,13 @@ def show_example(
 
     example, tokenizer = trace(encoded, index), encoded.encoder.tokenizer
     style = "<span style='background:{};color:#111;border-right:1px solid #fff8'>{}</span>"
-    text = "".join(style.format(TINTS["answer" if piece.learned else piece.role if piece.role != "answer" else "earlier"], html.escape(piece.text).replace("\n", "⏎<br>"))
+    text = "".join(style.format(TINTS["answer" if piece.learned else piece.role], html.escape(piece.text).replace("\n", "⏎<br>"))
                    for piece in pieces(example, tokenizer))
     labels = {"header": "template", "earlier": "earlier answer", "answer": "learned"}
-    present = {"header", "answer", *(span.role for span in example.spans)} - {"marker"}
-    legend = " ".join(f"<span style='background:{TINTS[role]};color:#111;padding:0 .5em'>{labels.get(role, role)}</span>" for role in TINTS if role in present)
+    present = [role for role in TINTS if role in ("header", "answer", *(span.role for span in example.spans)) and role != "marker"]
+    legend = " ".join(f"<span style='background:{TINTS[role]};color:#111;padding:0 .5em'>{labels.get(role, role)}</span>" for role in present)
     first = bisect_left(encoded.row_of, encoded.row_of[index])
     count = bisect_left(encoded.row_of, encoded.row_of[index] + 1) - first
-    note = (f"{len(example.input_ids)} tokens, {sum(stop - start for start, stop in example.learned)} learned" + f", {example.tokens_cut} cut" * (example.tokens_cut > 0)
-            + f", example {index - first + 1} of {count} of its row" * (count > 1))
+    learned = sum(stop - start for start, stop in example.learned)
+    note = (f"{len(example.input_ids)} tokens, {learned} learned" + f", {example.tokens_cut} cut" * (example.tokens_cut > 0) + f", example {index - first + 1} of {count} of its row" * (count > 1))
     return HTML(f"<div style='line-height:1.7'>{text}</div><p><small>{legend} &nbsp; {note}</small></p>")

@@ -62,10 +62,11 @@ def _fields(text) -> list[str]:
     except ValueError as error:
         raise LabError(f"The prompt's part {text!r} cannot be read: {error}. A brace that is meant as such is written twice: {{{{ or }}}}.") from None
 
-# %% ../nbs/02_prompts.ipynb #cfdc8d73
+# %% ../nbs/02_prompts.ipynb #c8ab517c
 PROMPTS = {
     "lab": Prompt((
-        ("header", "Below is an instruction. Write a response that fulfils it.\n아래는 작업을 설명하는 명령어입니다. 명령어에 알맞은 응답을 작성하세요.\n\n"),
+        ("header", "Below is an instruction. Write a response that fulfils it.\n"
+                   "아래는 작업을 설명하는 명령어입니다. 명령어에 알맞은 응답을 작성하세요.\n\n"),
         ("context", "### Input(입력):\n{context}\n\n"), ("question", "### Instruction(명령어):\n{question}\n\n"),
         ("input", "### Input(입력):\n{input}\n\n"), ("marker", "### Response(응답):\n"), ("answer", "{answer}"))),
     "koalpaca": Prompt((
@@ -120,7 +121,7 @@ def _fill(prompt, fields, first):
 class TurnsChange(LabError):
     "A chat template shows an assistant's turn otherwise later than when it was spoken."
 
-# %% ../nbs/02_prompts.ipynb #ab714991
+# %% ../nbs/02_prompts.ipynb #211228d9
 def _as_chat(exchanges, system, tokenizer, thinking):
     "Put exchanges into the tokenizer's chat template, and find each turn of the assistant in what comes out."
     if not getattr(tokenizer, "chat_template", None):
@@ -133,7 +134,8 @@ def _as_chat(exchanges, system, tokenizer, thinking):
         said, answer = len(lead) + 2 * number, exchange[-1]
         before = _run_template(tokenizer, turns[:said - 1], thinking, True)
         after = (text if number == len(exchanges) else _run_template(tokenizer, turns[:said], thinking)).rstrip()
-        if not (text.startswith(before) and text.startswith(after) and len(after) > len(before)) or not (number == len(exchanges) or _ends(after, tokenizer)):
+        grows = text.startswith(before) and text.startswith(after) and len(after) > len(before)
+        if not grows or (number < len(exchanges) and not _ends(after, tokenizer)):
             if answer.role == "earlier":
                 continue  # nothing of it is learned; it stays in the text before the next turn
             raise _unstable(number == len(exchanges))
@@ -162,15 +164,15 @@ def _ends(text, tokenizer):
     "Say whether a turn ends in a token of its own, so that stopping can be learned there."
     return text.endswith(tuple(token.content for token in tokenizer.added_tokens_decoder.values()))
 
-# %% ../nbs/02_prompts.ipynb #cf3d864a
+# %% ../nbs/02_prompts.ipynb #8fec250e
 def _unstable(last):
     "Say what a template that changes its turns means."
     if last:
-        return LabError("prompt=chat: the chat template renders the user's turn differently once an answer follows, so a model would be asked in another way than it "
-                        "was trained. Where answers hold reasoning, set thinking: true in the prompt; otherwise choose another prompt, or give a template that does "
-                        "not: tokenizer_args={chat_template: ...}.")
-    return TurnsChange("prompt=chat: the chat template shows an earlier turn of the assistant otherwise than when it was spoken (such as without its reasoning) or "
-                       "without an end, so it cannot be learned where it stands: set learn_turns=last.")
+        return LabError("prompt=chat: the chat template renders the user's turn differently once an answer follows, so a model would be asked "
+                        "in another way than it was trained. Where answers hold reasoning, set thinking: true in the prompt; otherwise choose another "
+                        "prompt, or give a template that does not: tokenizer_args={chat_template: ...}.")
+    return TurnsChange("prompt=chat: the chat template shows an earlier turn of the assistant otherwise than when it was spoken (such as without "
+                       "its reasoning) or without an end, so it cannot be learned where it stands: set learn_turns=last.")
 
 # %% ../nbs/02_prompts.ipynb #f3730016
 def _place_system(system, exchanges, tokenizer, thinking):
