@@ -78,12 +78,14 @@ def train(settings):
     "Run the train notebook with parameters; the executed copy lands in a folder of its own under runs/."
     sys.exit(run_notebook("train.ipynb", settings))
 
-# %% ../nbs/12_cli.ipynb #a3942515
+# %% ../nbs/12_cli.ipynb #8b87a22d
 @main.command()
 @click.argument("run", required=False)
 @takes_parameters
 def evaluate(settings, run):
     "Run the evaluate notebook for a RUN (id, beginning of one, folder, latest), or without one for a model as it is."
+    import papermill  # noqa: F401  it loads the lab's engine, which cannot be first
+
     from llmlab.papermill_engine import cell_defaults
 
     known = cell_defaults(read_notebook("evaluate.ipynb"))
