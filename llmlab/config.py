@@ -9,12 +9,13 @@ __all__ = ['Strategy', 'Whole', 'Share', 'Amount', 'Part', 'OWN_NAMES', 'REGISTR
            'config_to_yaml', 'config_from_yaml', 'show_table', 'show_settings', 'project_root', 'find_path',
            'output_folder', 'load_extensions', 'find_run', 'resumed', 'new_run_id', 'fresh_folder']
 
-# %% ../nbs/00_config.ipynb #dcb2de44
+# %% ../nbs/00_config.ipynb #7f179846
 import difflib
 import hashlib
 import html
 import importlib.util
 import inspect
+import json
 import linecache
 import logging
 import os
@@ -589,7 +590,7 @@ def _load_yaml(path, content):
             find = getattr(room, f"find_{section[:-1]}", None)
             getattr(room, registry)[name] = find(mapping) if find else entry_from(getattr(room, kind), mapping, f"{section}.{name}")
 
-# %% ../nbs/00_config.ipynb #ccd0806e
+# %% ../nbs/00_config.ipynb #aee60601
 def find_run(
     run: str | Path,
     output_dir: str = "runs",
@@ -600,7 +601,8 @@ def find_run(
         if (folder / "record.json").is_file():
             return folder
     known = sorted((record.parent for record in output_folder(output_dir).glob("*/record.json")), key=lambda folder: folder.name)
-    found = known[-1:] if str(run) == "latest" else [folder for folder in known if folder.name == str(run)] or [folder for folder in known if folder.name.startswith(str(run))]
+    trained = [folder for folder in known if json.loads((folder / "record.json").read_text(encoding="utf-8")).get("kind") != "evaluation"]
+    found = trained[-1:] if str(run) == "latest" else [folder for folder in known if folder.name == str(run)] or [folder for folder in known if folder.name.startswith(str(run))]
     if len(found) == 1:
         return found[0]
     if found:
