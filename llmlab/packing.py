@@ -399,7 +399,7 @@ def _smuggled(rows, encoder):
 COUNTS = ("contexts_cut", "answers_cut", "turns_cut", "contexts_in_windows", "windows", "windows_without_answer", "no_room_for_windows",
           "answers_elsewhere", "taken_whole")
 
-# %% ../nbs/04_packing.ipynb #fc6ed0e7
+# %% ../nbs/04_packing.ipynb #2e0c0346
 @dataclass
 class TokenReport:
     "How long the examples of one set are, and what was cut."
@@ -447,8 +447,9 @@ class TokenReport:
         mean = sum(length * count for length, count in self.lengths.items()) / max(rows, 1)
         dropped = {reason: {**entry, "where": entry["where"][:places]} for reason, entry in self.dropped.items()}
         return {"rows": rows, "examples": self.examples, "tokens_mean": round(mean, 1), "tokens_median": self.quantile(0.5),
-                "tokens_95_percent": self.quantile(0.95), "tokens_max": max(self.lengths, default=0), "max_length": self.max_length, "share_over_max_length": over / max(rows, 1),
-                **{name: self.counts[name] for name in COUNTS}, "learned_tokens": self.learned, "dropped": dropped, "from_cache": self.from_cache}
+                "tokens_95_percent": self.quantile(0.95), "tokens_max": max(self.lengths, default=0), "max_length": self.max_length,
+                "share_over_max_length": over / max(rows, 1), **{name: self.counts[name] for name in COUNTS}, "learned_tokens": self.learned,
+                "dropped": dropped, "from_cache": self.from_cache}
 
 # %% ../nbs/04_packing.ipynb #47553122
 def show_tokens(
@@ -814,7 +815,7 @@ def pieces(
             position = offset[1]
     return found
 
-# %% ../nbs/04_packing.ipynb #4c370645
+# %% ../nbs/04_packing.ipynb #4344b130
 def show_example(
     encoded: Encoded,
     index: int = 0,  # of the example
@@ -832,5 +833,6 @@ def show_example(
     first = bisect_left(encoded.row_of, encoded.row_of[index])
     count = bisect_left(encoded.row_of, encoded.row_of[index] + 1) - first
     learned = sum(stop - start for start, stop in example.learned)
-    note = (f"{len(example.input_ids)} tokens, {learned} learned" + f", {example.tokens_cut} cut" * (example.tokens_cut > 0) + f", example {index - first + 1} of {count} of its row" * (count > 1))
-    return HTML(f"<div style='line-height:1.7'>{text}</div><p><small>{legend} &nbsp; {note}</small></p>")
+    notes = [f"{len(example.input_ids)} tokens, {learned} learned", *([f"{example.tokens_cut} cut"] if example.tokens_cut else []),
+             *([f"example {index - first + 1} of {count} of its row"] if count > 1 else [])]
+    return HTML(f"<div style='line-height:1.7'>{text}</div><p><small>{legend} &nbsp; {', '.join(notes)}</small></p>")
