@@ -610,18 +610,21 @@ def find_run(
     raise LabError(f"run={run!r} is no run in {output_dir}.{closest(run, [folder.name for folder in known])} It holds {len(known)}"
                    f"{', the latest ' + known[-1].name if known else ''}.")
 
-# %% ../nbs/00_config.ipynb #61c30f11
+# %% ../nbs/00_config.ipynb #0c66eb97
 def resumed(config: ExperimentConfig) -> ExperimentConfig:
     "Take the settings of the run that `resume` names; refuse others beside it."
     if not config.resume:
         return config
     folder = find_run(config.resume, config.output_dir)
+    if json.loads((folder / "record.json").read_text(encoding="utf-8")).get("status") == "finished":
+        raise LabError(f"resume={config.resume}: run {folder.name} is finished; there is nothing to go on with.")
     own = config_from_yaml(folder / "config.yaml").model_dump()
     for name, field in ExperimentConfig.model_fields.items():
         value = getattr(config, name)
         if name not in ("resume", "output_dir") and value not in (field.default, own[name]):
             raise LabError(f"resume={config.resume} goes on with that run's own settings, and {name}={value} is not among them (it is {own[name]}): leave {name} out.")
-    return make_config({**own, "resume": folder.name, "output_dir": config.output_dir})
+    output_dir = own["output_dir"] if output_folder(own["output_dir"]) == folder.parent else str(folder.parent)
+    return make_config({**own, "resume": folder.name, "output_dir": output_dir})
 
 # %% ../nbs/00_config.ipynb #bac07a6f
 def new_run_id(model: str | dict, dataset: str | dict) -> str:

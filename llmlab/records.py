@@ -61,7 +61,7 @@ def describe_git() -> dict | None:  # None outside of a repository
     except (subprocess.CalledProcessError, FileNotFoundError):
         return None
 
-# %% ../nbs/09_records.ipynb #6a303f7c
+# %% ../nbs/09_records.ipynb #ee1311b6
 class Record:
     "The folder of one run."
 
@@ -77,6 +77,7 @@ class Record:
 
     def set_config(self, config: ExperimentConfig, entries: dict | None = None):
         "Write down the resolved configuration, and what its names stood for."
+        config = config.model_copy(update={"resume": None})  # what was run, however often it was interrupted
         write_atomic(self.folder / "config.yaml", config_to_yaml(config))
         self.note(params=config.model_dump(), **({"entries": entries} if entries else {}))
         if self.mlflow:
@@ -146,14 +147,12 @@ def begin_record(
     record.note(run_id=folder.name, status="running", mlflow_run_id=None, params=config.model_dump(), started=_now(), ended=None)
     return record
 
-# %% ../nbs/09_records.ipynb #ff77ebf7
+# %% ../nbs/09_records.ipynb #937d4a9c
 def reopen_record(folder: Path) -> Record:
     "Open the record of a run that did not finish, to go on with it."
     import psutil
 
     record = Record(folder)
-    if record.content.get("status") == "finished":
-        raise LabError(f"resume: run {folder.name} is finished; there is nothing to go on with.")
     process, started = record.content.get("process"), datetime.fromisoformat(record.content["started"]).timestamp()
     if process not in (None, os.getpid()) and psutil.pid_exists(process) and psutil.Process(process).create_time() <= started + 1:
         raise LabError(f"resume: run {folder.name} is still running (process {process}): wait for it, or end it first.")
