@@ -717,12 +717,13 @@ def encode_rows(
     kept, row_of = numpy.unique(table.data.column("row").to_numpy(), return_inverse=True)
     return Encoded(Examples(table), rows if len(kept) == len(rows) else rows.select(kept), array("q", row_of.astype("int64").tobytes()), report, encoder)
 
-# %% ../nbs/04_packing.ipynb #6ebebd94
+# %% ../nbs/04_packing.ipynb #f880768a
 class ExampleStream:
     "Examples of rows that come one after another; each pass reads the rows anew."
 
     def __init__(self, rows: Iterable[dict], encoder: Encoder, chunk: int = 64):  # `chunk`: rows tokenized together
         self.rows, self.encoder, self.chunk, self.tokens, self.passes = rows, encoder, chunk, TokenReport(encoder.max_length), 0
+        self.examples = self  # as `Encoded` has them
 
     def __iter__(self) -> Iterator[Example]:
         report = TokenReport(self.encoder.max_length) if self.passes else self.tokens  # rows are counted in the first pass
