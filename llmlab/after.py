@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROBE', 'TOLERANCE', 'LICENCE_FACTS', 'COMMANDS', 'FinishedRun', 'load_trained', 'new_folder', 'merge_run',
-           'licence_facts', 'without_paths', 'make_card', 'chat_template', 'export_run', 'ChatSession', 'open_chat',
-           'chat', 'chat_command', 'chat_widget', 'ServedModel', 'log_mlflow_model']
+           'licence_facts', 'without_paths', 'make_card', 'write_card', 'chat_template', 'export_run', 'ChatSession',
+           'open_chat', 'chat', 'chat_command', 'chat_widget', 'ServedModel', 'log_mlflow_model']
 
-# %% ../nbs/16_after.ipynb #34e36bbe
+# %% ../nbs/16_after.ipynb #d8de7649
 import html
 import json
 import math
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -28,7 +29,7 @@ from typing import Iterator
 
 from pydantic import ValidationError
 
-from .config import ExperimentConfig, LabError, call_with, closest, field_comments, find_path, label, load_extensions
+from .config import ExperimentConfig, LabError, call_with, closest, field_comments, find_path, has_gpu, label, load_extensions, write_atomic
 from .evaluation import TASKS, find_task, generate_answers, generation_settings
 from .models import choose_dtype, grow_embeddings, load_base_model, load_tokenizer, locate_model, make_quantization
 from .packing import beginning_token, tokenize
@@ -130,7 +131,7 @@ def _part_tables(model):
         layer = getattr(head, "base_layer", head)
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
 
-# %% ../nbs/16_after.ipynb #c9bb2bca
+# %% ../nbs/16_after.ipynb #0e4f5bb0
 def merge_run(
     folder: str | Path,  # of a finished run
     output: str | Path,  # a new folder
@@ -146,7 +147,8 @@ def merge_run(
         wanted = probe(model)
         if not run.full:
             _part_tables(model)
-        merged = model if run.full else model.merge_and_unload(safe_merge=True)
+        with warnings.catch_warnings(action="ignore"):  # of shared matrices and rounding, which are measured here
+            merged = model if run.full else model.merge_and_unload(safe_merge=True)
         difference = _distance(probe(merged), wanted)
         merged.generation_config = generation_settings(merged, run.tokenizer, run.max_new_tokens, run.config.generation_args)
         merged = merged.to(getattr(torch, dtype))
@@ -282,6 +284,17 @@ def make_card(
     sections = (title, _prompt_section(run, adapter), _licence_section(run), _data_section(run), _training_section(run))
     return ModelCard(f"---\n{_front_matter(run).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
+# %% ../nbs/16_after.ipynb #5c71eb0d
+def write_card(folder: str | Path) -> Path:  # adapter/README.md
+    "Put a card beside a run's own weights, and the base model's id where peft wrote its path on this machine."
+    run = FinishedRun(folder)
+    settings = run.weights / "adapter_config.json"
+    if not run.full:
+        facts = json.loads(settings.read_text(encoding="utf-8"))
+        write_atomic(settings, json.dumps({**facts, "base_model_name_or_path": run.checkpoint.id}, ensure_ascii=False, indent=2))
+    make_card(run, adapter=not run.full).save(run.weights / "README.md")
+    return run.weights / "README.md"
+
 # %% ../nbs/16_after.ipynb #d386f838
 def _part(
     role: str,
@@ -381,7 +394,7 @@ class _Pieces:
     def end(self):
         self.queue.put(None)
 
-# %% ../nbs/16_after.ipynb #93704443
+# %% ../nbs/16_after.ipynb #7960c3d6
 class ChatSession:
     "A conversation with a model; `ask` answers in pieces."
 
@@ -393,7 +406,8 @@ class ChatSession:
         max_new_tokens: int = 256,  # of an answer
         generation_args: dict | None = None,  # of GenerationConfig
     ):
-        self.model, self.tokenizer, self.prompt, self.context, self.system = model.eval(), tokenizer, prompt, "", ""
+        self.model = (model.to("cuda") if has_gpu() and not getattr(model, "is_quantized", False) else model).eval()
+        self.tokenizer, self.prompt, self.context, self.system = tokenizer, prompt, "", ""
         self.max_new_tokens, self.generation_args = max_new_tokens, generation_args or {}
         self.stopping, self.history = threading.Event(), []
 
