@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Commands', 'main', 'settings_help', 'takes_parameters', 'read_settings', 'train', 'evaluate', 'resume',
-           'read_notebook', 'run_notebook', 'merge', 'export', 'chat', 'text_table', 'presets', 'ui']
+           'read_notebook', 'run_notebook', 'checked_config', 'preview', 'plan', 'merge', 'export', 'chat',
+           'text_table', 'presets', 'ui']
 
 # %% ../nbs/12_cli.ipynb #930f61d6
 import functools
@@ -132,6 +133,37 @@ def run_notebook(
         return 1
     click.echo(f"Finished: {output.with_suffix('.html')}", err=True)
     return 0
+
+# %% ../nbs/12_cli.ipynb #89514e91
+def checked_config(settings: dict) -> ExperimentConfig:
+    "Check parameters as `llmlab train` does."
+    import papermill  # noqa: F401  it loads the lab's engine, which cannot be first
+
+    from llmlab.papermill_engine import check_parameters
+
+    return check_parameters(read_notebook("train.ipynb"), settings)[1]
+
+# %% ../nbs/12_cli.ipynb #4da316d8
+@main.command()
+@takes_parameters
+def preview(settings):
+    "Look at the data of an experiment: counts, lengths, duplicates, leaks, cut answers, the loss mask, the exact text to send."
+    from llmlab.preview import make_preview, preview_lines
+
+    found = make_preview(checked_config(settings))
+    click.echo("\n".join(preview_lines(found, color=sys.stdout.isatty())))
+    sys.exit(1 if found.serious else 0)
+
+# %% ../nbs/12_cli.ipynb #dfd95167
+@main.command()
+@takes_parameters
+def plan(settings):
+    "Estimate memory, steps and time of an experiment, and say whether it fits here."
+    from llmlab.plan import make_plan, plan_lines
+
+    planned = make_plan(checked_config(settings))
+    click.echo("\n".join(plan_lines(planned)))
+    sys.exit(0 if planned.fits else 1)
 
 # %% ../nbs/12_cli.ipynb #0e849e4a
 @main.command()
