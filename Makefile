@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 UNFINISHED := $(VENV)/.unfinished
 MINIMUM := $(shell sed -n 's/^min_python *= *//p' settings.ini)
-# train, evaluate and compare are whole runs: pytest tests those, through papermill.
-NOT_TESTED_CELL_BY_CELL := ^([_.]|(train|evaluate|compare)\.ipynb$$)
+# Whole runs: pytest tests those, in kernels of their own.
+NOT_TESTED_CELL_BY_CELL := ^([_.]|(train|evaluate|compare|add_your_own)\.ipynb$$)
 
 # nbdev, papermill and Jupyter start one another by name, so their own folder has to be the first on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
