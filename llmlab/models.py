@@ -185,16 +185,14 @@ class Checkpoint:
     context_length: int | None = None  # most tokens it reads at once
     preset: ModelPreset | None = None
 
-# %% ../nbs/01_models.ipynb #89e777b0
+# %% ../nbs/01_models.ipynb #f30fe8d9
 def check_model_name(model: str | dict) -> tuple[ModelPreset | None, Path | None]:
     "Tell a preset, a folder and a hub id (neither) apart; raise a `LabError` for what can be none of them."
-    preset, own = find_model_preset(model), isinstance(model, dict)
-    if preset and not own:
-        return preset, None
-    place = preset.id if own else model
-    folder = find_path(place)
+    preset = find_model_preset(model)
+    place = preset.id if preset else model
+    folder = None if preset and preset.package else find_path(place)
     if not folder and not re.fullmatch(r"[\w.\-]+/[\w.\-]+", place):
-        what = f"model: id={place!r} is neither" if own else f"model={place!r} is neither a preset nor"
+        what = f"model: id={place!r} is neither" if preset else f"model={place!r} is neither a preset nor"
         raise LabError(f"{what} a folder nor a hub id (owner/name).{closest(place, MODELS)} Presets: {', '.join(MODELS)}.")
     return preset, folder
 

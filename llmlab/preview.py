@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['LEVELS', 'NEAR', 'STREAM_ROWS', 'Finding', 'Check', 'row_checks', 'visible', 'row_text', 'check_each', 'text_pieces',
            'near_duplicates', 'find_leaks', 'check_duplicates', 'check_account', 'check_tokens', 'find_tokenizer',
-           'Preview', 'make_preview', 'hangul_share', 'check_whole', 'preview_tables', 'text_table', 'text_histogram',
-           'plot_lengths', 'mask_text', 'sent_json', 'finding_lines', 'preview_lines', 'show_preview']
+           'Preview', 'make_preview', 'hangul_share', 'check_whole', 'preview_tables', 'text_histogram', 'plot_lengths',
+           'mask_text', 'sent_json', 'finding_lines', 'preview_lines', 'show_preview']
 
-# %% ../nbs/17_preview.ipynb #b7031609
+# %% ../nbs/17_preview.ipynb #6d4756ad
 import html
 import json
 import re
 import typing
-import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from itertools import chain, groupby, islice
 
 import datasets
 
+from .cli import text_table
 from .config import ExperimentConfig, LabError, call_with, label, show_table
 from .data import PLACES, DataReport, find_duplicates, load_data, normalize, store_rows
 from .evaluation import choose_task, task_name
@@ -297,7 +297,7 @@ def _kinds(encoded):
         first.setdefault((row["source"], row["task"], bool(row["history"]), bool(row["system"])), number)
     return [bisect_left(encoded.row_of, number) for number in list(first.values())[:4]]
 
-# %% ../nbs/17_preview.ipynb #cbaa22f7
+# %% ../nbs/17_preview.ipynb #7d5535b8
 def preview_tables(preview: Preview) -> Iterator[tuple[list[str], list[list]]]:  # head and rows of each
     "Lay out the counts of a preview."
     report, sets = preview.report, (preview.train, preview.held_out)
@@ -308,20 +308,9 @@ def preview_tables(preview: Preview) -> Iterator[tuple[list[str], list[list]]]: 
     names = {"rows": "rows", "examples": "examples", "tokens_median": "tokens: median", "tokens_95_percent": "95% have at most", "tokens_max": "longest",
              "share_over_max_length": f"more than max_length={facts[0]['max_length']}", "contexts_in_windows": "contexts in windows", "answers_cut": "answers cut",
              "learned_tokens": "learned tokens"}
-    lines = [[shown, *(f"{one[name]:.1%}" if name.startswith("share") else one[name] for one in facts)] for name, shown in names.items()]
+    lines = [[shown, *(f"{one[name]:>8.1%}" if name.startswith("share") else one[name] for one in facts)] for name, shown in names.items()]
     share = (encoded.tokens.learned / max(1, sum(map(len, encoded.examples.table.data.column("input_ids").to_pylist()))) for encoded in sets)
-    yield ["tokens", "training", "held out"], [*lines, ["share of tokens learned", *(f"{value:.1%}" for value in share)], ["Hangul among the letters of answers", f"{preview.hangul:.0%}", ""]]
-
-# %% ../nbs/17_preview.ipynb #a92a7868
-def text_table(head: list[str], rows: list[list]) -> list[str]:
-    "Align a table for a terminal, where Hangul is two columns wide."
-    def width(text):
-        return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
-
-    table = [head, *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
-    widths = [max(map(width, column)) for column in zip(*table)]
-    numbers = [all(isinstance(cell, int) or str(cell)[-1:] in ("%", "") for cell in column) for column in zip(*rows)]
-    return ["  ".join(" " * (size - width(cell)) + cell if right else cell + " " * (size - width(cell)) for cell, size, right in zip(row, widths, numbers)).rstrip() for row in table]
+    yield ["tokens", "training", "held out"], [*lines, ["share of tokens learned", *(f"{value:>8.1%}" for value in share)], ["Hangul among the letters of answers", f"{preview.hangul:>8.1%}", ""]]
 
 # %% ../nbs/17_preview.ipynb #1598806f
 def text_histogram(tokens: TokenReport, bins: int = 10, columns: int = 40) -> list[str]:
@@ -388,12 +377,12 @@ def finding_lines(finding: Finding, color: bool, known: str = "", places: int = 
     rest = [where] * bool(finding.where) + [f"-> {finding.mend}"] * bool(finding.mend)
     return [f"{level} {f'{finding.rows:,} ' if finding.rows else ''}{finding.what}", *(f"{'':9}{line}" for line in rest)]
 
-# %% ../nbs/17_preview.ipynb #28ad66d4
+# %% ../nbs/17_preview.ipynb #02185d7e
 def preview_lines(preview: Preview, color: bool = False) -> list[str]:  # `color`: with ANSI colours
     "Write a preview for a terminal."
     lines = [preview.title]
     for head, rows in preview_tables(preview):
-        lines += ["", *text_table(head, rows)]
+        lines += ["", *text_table(head, [[f"{cell:>8,}" if isinstance(cell, int) else cell for cell in row] for row in rows]).split("\n")]
     known = f"{preview.report.parts[0].name}, " if len(preview.report.parts) == 1 else ""
     lines += ["", "tokens of training rows", *text_histogram(preview.train.tokens), ""]
     for finding in preview.findings:
