@@ -118,8 +118,9 @@ def notebooks(project):
 
 
 def page_name(notebook):
-    "Name the page of a notebook as nbdev does: without the number."
-    return re.sub(r"^\d+\w?_", "", notebook.stem) + ".html"
+    "Name the page of a notebook as nbdev does: in the same folder, without the number."
+    folders = [parent.name for parent in notebook.parents][:[parent.name for parent in notebook.parents].index("nbs")]
+    return "/".join([*reversed(folders), re.sub(r"^\d+\w?_", "", notebook.stem) + ".html"])
 
 
 def words_of(notebook):

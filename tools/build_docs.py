@@ -83,7 +83,7 @@ def prepare_notebooks(notebooks: Path) -> None:
     It runs every cell that imports anything, and needs only the exported ones. The rest are examples and tests, which take time and
     rest on cells that it does not run.
     """
-    for path in notebooks.glob("*.ipynb"):
+    for path in notebooks.rglob("*.ipynb"):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         notebook["cells"] = [part for cell in notebook["cells"] for part in split_title(cell)]
         for cell in notebook["cells"]:
