@@ -7,13 +7,14 @@ __all__ = ['PROBE', 'TOLERANCE', 'LICENCE_FACTS', 'COMMANDS', 'FinishedRun', 'lo
            'licence_facts', 'without_paths', 'make_card', 'write_card', 'chat_template', 'export_run', 'ChatSession',
            'open_chat', 'chat', 'chat_command', 'chat_widget', 'ServedModel', 'log_mlflow_model']
 
-# %% ../nbs/16_after.ipynb #d8de7649
+# %% ../nbs/16_after.ipynb #1ffe80da
 import html
 import json
 import math
 import os
 import queue
 import re
+import shutil
 import string
 import subprocess
 import sys
@@ -256,14 +257,16 @@ def _licence_section(run):
     lines = "\n".join(f"- {what}: {license}. In short: {licence_facts(license)}." for what, license in licences.items())
     return f"## Licence\n\n{lines}\n\nAll of these hold at once.{' **So this model is not for commercial use.**' if strict else ''}"
 
-# %% ../nbs/16_after.ipynb #7060be10
+# %% ../nbs/16_after.ipynb #07c962c6
 def _prompt_section(run, adapter):
     "Show the text that is sent, on a question of the run's own, and the code that sends it."
     base = run.checkpoint.id
     load = (f'tokenizer = AutoTokenizer.from_pretrained("{base}")\nmodel = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), FOLDER)' if adapter else
             'tokenizer = AutoTokenizer.from_pretrained(FOLDER)\nmodel = AutoModelForCausalLM.from_pretrained(FOLDER)')
+    documents = ' documents=[{"text": "글"}],' if run.example().get("context") and not run.prompt.chat else ""
     send = ('inputs = tokenizer(PROMPT, return_tensors="pt")  # the text above' if adapter else
-            'inputs = tokenizer.apply_chat_template([{"role": "user", "content": "질문"}], add_generation_prompt=True, return_dict=True, return_tensors="pt")')
+            'inputs = tokenizer.apply_chat_template([{"role": "user", "content": "질문"}],' + documents +
+            ' add_generation_prompt=True, return_dict=True, return_tensors="pt")')
     first = f" The tokenizer puts `{run.tokenizer.bos_token}` before it." if beginning_token(run.tokenizer) is not None else ""
     return (f"## How to ask\n\nExactly this text is sent, as in training.{first}\n\n~~~~~text\n{prompt_text(run.spans(run.example()))}\n~~~~~\n\n"
             f"```python\n{'from peft import PeftModel' + chr(10) if adapter else ''}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n{load}\n{send}\n"
@@ -333,7 +336,7 @@ def chat_template(
             + "{% if message.role == 'user' %}" + asked + "{% if add_generation_prompt or not loop.last %}" + marker + "{% endif %}"
             + "{% elif message.role == 'assistant' %}" + _part(*prompt.parts[-1]) + "{{ eos_token }}{% endif %}{% endfor %}")
 
-# %% ../nbs/16_after.ipynb #48fbb677
+# %% ../nbs/16_after.ipynb #974f31af
 def export_run(
     folder: str | Path,  # of a finished run
     output: str | Path,  # a new folder
@@ -351,11 +354,14 @@ def export_run(
         measured = merge_run(folder, target, dtype)
         run.tokenizer.chat_template = chat_template(run.prompt, run.tokenizer)
         run.tokenizer.save_pretrained(target)
+        for path in run.checkpoint.path.glob("tokenizer.model"):  # SentencePiece's own file, which converters ask for
+            shutil.copyfile(path, target / path.name)
         make_card(run).save(target / "README.md")
         facts = {"prompt": asdict(run.prompt), "max_new_tokens": run.max_new_tokens, "generation_args": run.config.generation_args}
         (target / "llmlab.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
         if format == "gguf":
             _convert_to_gguf(converter, target, dtype)
+            _check_gguf(run.tokenizer, target)
     return measured
 
 # %% ../nbs/16_after.ipynb #86e56c03
@@ -366,7 +372,7 @@ def _check_converter(converter):
                        "https://github.com/ggml-org/llama.cpp` and give converter=llama.cpp/convert_hf_to_gguf.py. Or export as safetensors and run "
                        "`python llama.cpp/convert_hf_to_gguf.py EXPORTED_FOLDER --outfile model.gguf --outtype f16` wherever llama.cpp is.")
 
-# %% ../nbs/16_after.ipynb #38e87f37
+# %% ../nbs/16_after.ipynb #2323bb61
 def _convert_to_gguf(converter, target, dtype):
     "Run llama.cpp's converter on an exported folder; the GGUF file takes the place of the weights."
     kinds = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -378,6 +384,19 @@ def _convert_to_gguf(converter, target, dtype):
                        "or want other versions of gguf and transformers.")
     for path in target.glob("*.safetensors*"):
         path.unlink()
+    card = target / "README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace("from_pretrained(FOLDER)", 'from_pretrained(FOLDER, gguf_file="model.gguf")'), encoding="utf-8")
+
+# %% ../nbs/16_after.ipynb #d7b44fd5
+def _check_gguf(tokenizer, target):
+    "Refuse a GGUF file whose tokenizer was taken for another kind."
+    from gguf import GGUFReader
+
+    written = GGUFReader(target / "model.gguf").get_field("tokenizer.ggml.model").contents()
+    byte_level = '"ByteLevel"' in tokenizer.backend_tokenizer.to_str()
+    if (written == "gpt2") != byte_level:
+        raise LabError(f"format=gguf: llama.cpp's converter took this {'byte-level' if byte_level else 'SentencePiece'} tokenizer for another kind ({written}), so the file "
+                       f"would not read text as the model does. {'' if byte_level else 'It needs tokenizer.model beside the base model. '}Export as safetensors.")
 
 # %% ../nbs/16_after.ipynb #f870780b
 class _Pieces:

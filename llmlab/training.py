@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'fix_randomness', 'build_model', 'FrozenHeadLoss', 'loss_of_answers', 'find_head', 'training_arguments',
-           'LabTrainer', 'SaveTrace', 'Stream', 'make_trainer', 'hash_trace', 'peak_memory', 'newest_checkpoint',
-           'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
+           'LabTrainer', 'SaveTrace', 'Stream', 'return_freed_memory', 'make_trainer', 'hash_trace', 'peak_memory',
+           'newest_checkpoint', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
 
 # %% ../nbs/06_training.ipynb #6c4ed56e
 import hashlib
@@ -212,7 +212,15 @@ class Stream(torch.utils.data.IterableDataset):
     def __iter__(self):
         return iter(self.examples)
 
-# %% ../nbs/06_training.ipynb #f7212df0
+# %% ../nbs/06_training.ipynb #38bebbb2
+def return_freed_memory():
+    "Have the C library give memory back as soon as it is freed, where it is glibc."
+    import ctypes
+
+    if hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
+
+# %% ../nbs/06_training.ipynb #a8e1975c
 def make_trainer(
     config: ExperimentConfig,
     model,  # peft.PeftModel
@@ -227,6 +235,8 @@ def make_trainer(
     def collate(examples):
         return collate_padded(examples, tokenizer.pad_token_id, config.padding_side, config.max_length if config.padding == "max_length" else None)
 
+    if config.gradient_checkpointing:
+        return_freed_memory()
     train = train if hasattr(train, "__len__") else Stream(train)
     held_out = torch.utils.data.Subset(held_out, [index for index, example in enumerate(held_out) if example.learned])
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []

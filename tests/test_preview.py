@@ -62,7 +62,8 @@ def tiny(tmp_path_factory):
 def look(tiny, tmp_path):
     """Make a preview with the tiny tokenizer."""
     def preview(dataset, **settings):
-        return make_preview(make_config({"model": tiny, "dataset": dataset, "prompt": "koalpaca", "cache_dir": str(tmp_path / "cache"), "max_length": 1024} | settings))
+        usual = {"model": tiny, "dataset": dataset, "prompt": "koalpaca", "cache_dir": str(tmp_path / "cache"), "max_length": 1024}
+        return make_preview(make_config(usual | settings))
     return preview
 
 
@@ -159,8 +160,6 @@ def test_command(tiny, tmp_path):
         words = ["preview", "-p", "model", tiny, "-p", "dataset", str(path), "-p", "prompt", "koalpaca", "-p", "cache_dir", str(tmp_path)]
         return subprocess.run([Path(sys.executable).with_name("llmlab"), *words], cwd=ROOT, capture_output=True, text=True)
 
-    if "preview" not in __import__("llmlab.cli", fromlist=["main"]).main.commands:
-        pytest.skip("llmlab has no command 'preview' yet")
     done = command(write(tmp_path / "clean.jsonl", CLEAN))
     assert done.returncode == 0 and "0 serious findings" in done.stdout, done.stderr
     assert command(write(tmp_path / "dirty.jsonl", CLEAN + [{"question": "왜?", "answer": ""}])).returncode == 1
