@@ -52,13 +52,13 @@ class Check:
     finds: typing.Callable[[dict, str], typing.Any]  # of a row and all its text
     level: str = "look"
 
-# %% ../nbs/17_preview.ipynb #69014b7b
+# %% ../nbs/17_preview.ipynb #7fd9221e
 _BROKEN = re.compile("\ufffd|[ê-í][\x80-\xbf\u0152-\u0192\u02c6\u02dc\u2013-\u2122]{2}|(?:[°-È][\xa1-þ]){3}")
 _PIECES = re.compile("[\u1100-\u1112][\u1161-\u1175]")
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200c\u200e\u200f\u2028-\u202e\u2060\ufeff]")
 _HTML = re.compile(r"</?(?:a|b|br|div|em|font|h[1-6]|hr|i|img|li|ol|p|script|span|strong|style|su[bp]|table|tbody|t[dhr]|ul?)(?:\s[^<>]*)?/?>"
                    r"|&(?:nbsp|lt|gt|amp|quot|#\d+);", re.I)
-_END = re.compile(r"(?:[^\w\s,·]|[다요음함됨임까죠오네]|\n[^\n]{,39}|\n\s*(?:\d+[.)]|[-*•])[^\n]*)$")  # a sentence, a signature, an item of a list
+_END = re.compile(r"(?:[^\w\s,·]|[다요음함됨임까죠오네]|\n[^\n]{,39}|\n\s*(?:\d+[.)]|[-*•])[^\n]*)\s*$")  # a sentence, a signature, an item of a list
 
 # %% ../nbs/17_preview.ipynb #b8b779ab
 def row_checks(tokenizer) -> list[Check]:
