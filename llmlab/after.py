@@ -105,18 +105,18 @@ def new_folder(output: str | Path):
         yield Path(workspace) / "whole"
         (Path(workspace) / "whole").rename(output)
 
-# %% ../nbs/16_after.ipynb #ca915c92
+# %% ../nbs/16_after.ipynb #fdd97cd3
 PROBE = "서울은 대한민국의 수도이고, 한강이 그 가운데를 흐릅니다. What is 25 + 17? 답은 42입니다."
-TOLERANCE = 1e-4  # of a logit, in float32
+TOLERANCE = 1e-4  # of a logit
 
-# %% ../nbs/16_after.ipynb #64908fe1
+# %% ../nbs/16_after.ipynb #8be4d9f8
 def _probe(run, model):
     "Compute the logits of a text that holds Korean, English and every added token."
     import torch
 
     ids = run.tokenizer(PROBE + "".join(run.config.new_tokens), return_tensors="pt").input_ids.to(model.device)
     with torch.no_grad():
-        return model(input_ids=ids).logits.float().cpu()
+        return model(input_ids=ids).logits.double().cpu()
 
 # %% ../nbs/16_after.ipynb #81d580d2
 def _distance(first, second):
@@ -132,7 +132,7 @@ def _part_tables(model):
         layer = getattr(head, "base_layer", head)
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
 
-# %% ../nbs/16_after.ipynb #0e4f5bb0
+# %% ../nbs/16_after.ipynb #f1af9040
 def merge_run(
     folder: str | Path,  # of a finished run
     output: str | Path,  # a new folder
@@ -151,6 +151,9 @@ def merge_run(
         with warnings.catch_warnings(action="ignore"):  # of shared matrices and rounding, which are measured here
             merged = model if run.full else model.merge_and_unload(safe_merge=True)
         difference = _distance(probe(merged), wanted)
+        if difference > TOLERANCE:  # a fault, or float32's own rounding in long sums: float64 tells them apart
+            difference = _distance(probe(merged.double()), probe(load_trained(run, float32=True).double()))
+            merged.float()
         merged.generation_config = generation_settings(merged, run.tokenizer, run.max_new_tokens, run.config.generation_args)
         merged = merged.to(getattr(torch, dtype))
         merged.save_pretrained(target)
@@ -372,7 +375,7 @@ def _check_converter(converter):
                        "https://github.com/ggml-org/llama.cpp` and give converter=llama.cpp/convert_hf_to_gguf.py. Or export as safetensors and run "
                        "`python llama.cpp/convert_hf_to_gguf.py EXPORTED_FOLDER --outfile model.gguf --outtype f16` wherever llama.cpp is.")
 
-# %% ../nbs/16_after.ipynb #2323bb61
+# %% ../nbs/16_after.ipynb #00852f5c
 def _convert_to_gguf(converter, target, dtype):
     "Run llama.cpp's converter on an exported folder; the GGUF file takes the place of the weights."
     kinds = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -380,8 +383,8 @@ def _convert_to_gguf(converter, target, dtype):
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode or not (target / "model.gguf").is_file():
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise LabError(f"llama.cpp's converter failed: {lines[-1] if lines else 'without a word'}. A newer llama.cpp may know this family, "
-                       "or want other versions of gguf and transformers.")
+        raise LabError(f"llama.cpp's converter failed: {lines[-1] if lines else 'without a word'}. What it imports is listed in llama.cpp's "
+                       "requirements folder; a family that it does not know may be known to a newer one.")
     for path in target.glob("*.safetensors*"):
         path.unlink()
     card = target / "README.md"

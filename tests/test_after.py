@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmlab.after import FinishedRun, export_run, load_trained, log_mlflow_model, merge_run, open_chat
@@ -150,10 +151,13 @@ def test_gguf_needs_the_converter(place, run, tmp_path):
     with pytest.raises(LabError, match="git clone"):
         export_run(run, place / "gguf", format="gguf")
     script = tmp_path / "convert.py"
-    script.write_text("import sys, pathlib\nfolder, _, file, _, kind = sys.argv[1:]\n"
-                      "pathlib.Path(file).write_text(kind + ' of ' + ' '.join(sorted(path.name for path in pathlib.Path(folder).iterdir())))")
+    script.write_text("import sys, pathlib\nfrom gguf import GGUFWriter\nfolder, _, file, _, kind = sys.argv[1:]\n"
+                      "names = ' '.join(sorted(path.name for path in pathlib.Path(folder).iterdir()))\n"
+                      "writer = GGUFWriter(file, 'llama')\nwriter.add_tokenizer_model('gpt2')\nwriter.add_description(kind + ' of ' + names)\n"
+                      "writer.write_header_to_file()\nwriter.write_kv_data_to_file()\nwriter.write_tensors_to_file()\nwriter.close()\n")
     export_run(run, place / "gguf", format="gguf", converter=script)
-    assert (place / "gguf" / "model.gguf").read_text().startswith("f32 of README.md chat_template.jinja config.json")
+    described = GGUFReader(place / "gguf" / "model.gguf").get_field("general.description").contents()
+    assert described.startswith("f32 of README.md chat_template.jinja config.json")
     assert not list((place / "gguf").glob("*.safetensors"))
     script.write_text("raise SystemExit('Model Unheard is not supported')")
     with pytest.raises(LabError, match="Unheard is not supported"):

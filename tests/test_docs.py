@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from configparser import ConfigParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -247,7 +248,9 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium on the path: the site is not opened in a browser")
 def test_a_browser_finds_a_korean_word(project, site, tmp_path):
-    notebook, word = next((notebook, word) for notebook in notebooks(project) for word in sorted(words_of(notebook)))
+    words = {notebook: words_of(notebook) for notebook in notebooks(project)}
+    places = Counter(word for found in words.values() for word in found)
+    notebook, word = next((notebook, word) for notebook, found in words.items() for word in sorted(found) if places[word] == 1)
     typing = f"""<script>addEventListener("load", () => {{
         const box = document.querySelector("#quarto-search input");
         box.value = {json.dumps(word)};
@@ -264,4 +267,4 @@ def test_a_browser_finds_a_korean_word(project, site, tmp_path):
         shown = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60).stdout
         server.shutdown()
     results = shown.partition("smalldocs-search-results")[2].partition("</header>")[0]
-    assert f'href="{page_name(notebook)}' in results and f"<mark>{word}</mark>" in results, results[:2000]
+    assert f'{page_name(notebook)}' in results and f"<mark>{word}</mark>" in results, results[:2000]

@@ -133,14 +133,18 @@ def name_pages(processed: Path) -> dict[str, str]:
 
 def mend_links(processed: Path, names: dict[str, str], settings) -> None:
     "Make links to the published site relative, follow the pages' new names, and send links out of the notebooks' folder to the repository."
+    from llmlab.cli import main
+
     site = f"{settings['doc_host']}{settings['doc_baseurl']}".rstrip("/") + "/"
     for path in processed.rglob("*.ipynb"):
         depth = "../" * (len(path.relative_to(processed).parts) - 1)
 
         def mend(match):
             link, hash_mark, anchor = match[2].partition("#")
-            if link.startswith(site):
+            if link.startswith(site):  # made by nbdev, for a name in backticks
                 link = depth + (link.removeprefix(site) or "index.html")
+                if anchor.startswith("_") or link.endswith("cli.html") and anchor in main.commands:  # neither has a signature on its page
+                    hash_mark = anchor = ""
             elif link.startswith(f"{depth}../"):
                 link = f"{settings['git_url']}/blob/{settings['branch']}/{link.removeprefix(f'{depth}../')}"
             else:
