@@ -168,12 +168,14 @@ class ExperimentConfig(BaseModel):
     task_type: Literal["CAUSAL_LM"] = "CAUSAL_LM"  # peft's name for what is trained here
 
     # Training
-    batching: Literal["padded"] = "padded"  # how examples become batches
+    batching: Literal["tree", "packed", "padded"] = "tree"  # tree: what examples share is computed once; packed: nothing is shared; padded: the reference
+    pack_tokens: Whole | None = None  # tokens of a pack (tree, packed); otherwise 1024, or max_length where that is more
+    group_size: Whole | None = None  # most examples of one beginning (such as a paragraph) that a step takes together; 1: none; otherwise a quarter of a step
     num_train_epochs: typing.Annotated[float, Field(gt=0)] = 1.0  # passes over the training rows
     max_steps: int = -1  # optimizer steps; above 0 it takes the place of num_train_epochs
-    per_device_train_batch_size: Whole = 4  # examples a forward pass
+    per_device_train_batch_size: Whole = 4  # times gradient_accumulation_steps: the examples of an optimizer step; with batching=padded also those of a forward pass
     per_device_eval_batch_size: Whole = 4  # the same in evaluation
-    gradient_accumulation_steps: Whole = 2  # forward passes an optimizer step
+    gradient_accumulation_steps: Whole = 2  # batches an optimizer step
     learning_rate: typing.Annotated[float, Field(gt=0)] = 3e-4  # at its highest
     lr_scheduler_type: str = "cosine"  # its course over the run
     warmup_steps: Amount = 0.05  # steps of rise at the start; below 1: a share of all steps
@@ -358,6 +360,10 @@ def _idle_settings(config):
         "bnb_4bit_use_double_quant": ("load_in_4bit=true", config.load_in_4bit),
         "quantization_args": ("load_in_4bit=true or load_in_8bit=true", config.load_in_4bit or config.load_in_8bit),
         "data_seed": ("shuffle=true", config.shuffle),
+        "pack_tokens": ("batching=tree or packed", config.batching != "padded"),
+        "group_size": ("shuffle=true, and rows that are not streamed", config.shuffle and not config.streaming),
+        "padding": ("batching=padded", config.batching == "padded"),
+        "padding_side": ("batching=padded", config.batching == "padded"),
         "lm_eval_limit": ("lm_eval_tasks", config.lm_eval_tasks),
         "sampling": ("max_train_samples or max_eval_samples", config.max_train_samples or config.max_eval_samples),
         **{name: ("use_peft=true", config.use_peft) for name in ("lora_r", "lora_alpha", "lora_dropout", "bias", "target_modules", "fan_in_fan_out",

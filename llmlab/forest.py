@@ -7,7 +7,7 @@ __all__ = ['LEAST', 'STRIDE', 'DEPTH', 'AHEAD', 'Segment', 'Pack', 'fed_tokens',
            'divide', 'make_packs', 'share_out', 'prefix_keys', 'find_families', 'shuffled_groups', 'fill_steps',
            'StepSampler', 'stream_steps', 'Sharing']
 
-# %% ../nbs/05a_forest.ipynb #2fd2499e
+# %% ../nbs/05a_forest.ipynb #ac38759f
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ import numpy
 
 from .packing import Example
 
-# %% ../nbs/05a_forest.ipynb #47c4d390
+# %% ../nbs/05a_forest.ipynb #b22975c7
 class Segment(NamedTuple):
     "A run of a row's tokens that the same examples share."
     start: int  # its first token in the row
     stop: int  # one after its last
     end: int  # one after the last token of its subtree: those that see all of it
 
-# %% ../nbs/05a_forest.ipynb #811c52a7
+# %% ../nbs/05a_forest.ipynb #e0cadac6
 @dataclass(frozen=True)
 class Pack:
     "A row of tokens in which shared beginnings stand once, and what is learned from it."
@@ -36,12 +36,12 @@ class Pack:
     targets: list[int]  # ... predicts the token targets[i]
     examples: int  # how many it holds
 
-# %% ../nbs/05a_forest.ipynb #7359a1f9
+# %% ../nbs/05a_forest.ipynb #68445e5d
 def fed_tokens(example: Example) -> list[int]:
     "Return the tokens of an example that its loss depends on: all before the last learned one."
     return example.input_ids[:max((stop for _, stop in example.learned), default=1) - 1]
 
-# %% ../nbs/05a_forest.ipynb #0c752c24
+# %% ../nbs/05a_forest.ipynb #8b9624c7
 def common_length(first: list[int], second: list[int]) -> int:
     "Count the tokens with which both lists begin."
     length = min(len(first), len(second))
@@ -49,10 +49,10 @@ def common_length(first: list[int], second: list[int]) -> int:
         return length
     return next(index for index in range(length) if first[index] != second[index])
 
-# %% ../nbs/05a_forest.ipynb #1e8fdbe1
+# %% ../nbs/05a_forest.ipynb #844db4ac
 LEAST = 8  # tokens that are worth a segment of their own; computing fewer twice costs less
 
-# %% ../nbs/05a_forest.ipynb #b00a984b
+# %% ../nbs/05a_forest.ipynb #b02ab8e2
 class Trie:
     "Examples in the order of their tokens, and what neighbours share."
 
@@ -77,7 +77,7 @@ class Trie:
                 start = place
         yield start, last
 
-# %% ../nbs/05a_forest.ipynb #b5993df5
+# %% ../nbs/05a_forest.ipynb #459c471d
 def lay_out(
     examples: Sequence[Example],
     share: bool = True,  # without, each stands alone
@@ -105,7 +105,7 @@ def lay_out(
         walk(*group, 0, [])
     return Pack(row, positions, tuple(segments), [source for source, _ in pairs], [target for _, target in pairs], len(examples))
 
-# %% ../nbs/05a_forest.ipynb #ce5cdb34
+# %% ../nbs/05a_forest.ipynb #771f15c6
 def first_fit(
     bundles: list[tuple[int, list[int]]],  # size, members
     room: int,  # size of a bin
@@ -120,7 +120,7 @@ def first_fit(
             bins[place] = (bins[place][0] + size, bins[place][1] + members)
     return bins
 
-# %% ../nbs/05a_forest.ipynb #7f879fbc
+# %% ../nbs/05a_forest.ipynb #69a554ce
 def divide(
     examples: Sequence[Example],
     tokens: int,  # of a pack, at most
@@ -138,7 +138,7 @@ def divide(
 
     return [sorted(members) for _, members in bundles(0, len(examples), 0)] if examples else []
 
-# %% ../nbs/05a_forest.ipynb #d9e8f105
+# %% ../nbs/05a_forest.ipynb #b1a793da
 def make_packs(
     examples: Sequence[Example],
     tokens: int,  # of a pack, at most (an example that is longer has a pack to itself)
@@ -147,7 +147,7 @@ def make_packs(
     "Turn examples into packs."
     return [lay_out([examples[number] for number in members], share) for members in divide(examples, tokens, share)]
 
-# %% ../nbs/05a_forest.ipynb #529550bc
+# %% ../nbs/05a_forest.ipynb #ea2d9884
 def share_out(
     sizes: Sequence[int],  # tokens of each pack
     processes: int,
@@ -160,10 +160,10 @@ def share_out(
         shares[place].append(number)
     return [sorted(share) for share in shares]
 
-# %% ../nbs/05a_forest.ipynb #6046b0e8
+# %% ../nbs/05a_forest.ipynb #510bc763
 STRIDE, DEPTH = 32, 24  # tokens between two hashes; how many hashes of an example
 
-# %% ../nbs/05a_forest.ipynb #ab9d2d08
+# %% ../nbs/05a_forest.ipynb #0d7dd8cf
 def prefix_keys(examples: Sequence[Example]) -> numpy.ndarray:  # (examples, DEPTH) uint32; 0 beyond an example's end
     "Hash the beginnings of examples."
     keys, start = numpy.zeros((len(examples), DEPTH), numpy.uint32), 0
@@ -179,7 +179,7 @@ def prefix_keys(examples: Sequence[Example]) -> numpy.ndarray:  # (examples, DEP
         start += len(lengths)
     return keys
 
-# %% ../nbs/05a_forest.ipynb #80e6c5a4
+# %% ../nbs/05a_forest.ipynb #26420331
 def _token_batches(examples, size=10_000):
     "Yield the tokens of examples, joined, and where each begins: from the table on disk, where there is one."
     if hasattr(examples, "table"):
@@ -192,7 +192,7 @@ def _token_batches(examples, size=10_000):
         lists = [examples[number].input_ids for number in range(start, min(start + size, len(examples)))]
         yield numpy.fromiter((token for ids in lists for token in ids), numpy.int64), numpy.cumsum([0, *map(len, lists)])
 
-# %% ../nbs/05a_forest.ipynb #281dbb2b
+# %% ../nbs/05a_forest.ipynb #2810d696
 def find_families(
     keys: numpy.ndarray,  # from `prefix_keys`
     limit: int,  # examples of a group
@@ -219,10 +219,10 @@ def find_families(
         search(0, len(order), 0)
     return families if limit > 1 else [numpy.arange(len(order))]
 
-# %% ../nbs/05a_forest.ipynb #e772931d
+# %% ../nbs/05a_forest.ipynb #00d63e99
 AHEAD = 64  # groups that a step may look at to find one that fits
 
-# %% ../nbs/05a_forest.ipynb #cbfd732d
+# %% ../nbs/05a_forest.ipynb #1aafcb7f
 def shuffled_groups(
     families: list[numpy.ndarray],
     limit: int,
@@ -235,7 +235,7 @@ def shuffled_groups(
         groups += numpy.array_split(family, -(-len(family) // limit)) if len(family) > limit else [family]
     return [groups[number] for number in chance.permutation(len(groups))]
 
-# %% ../nbs/05a_forest.ipynb #85e641d7
+# %% ../nbs/05a_forest.ipynb #0fbc024b
 def fill_steps(
     groups: list[numpy.ndarray],
     size: int,  # examples of a step
@@ -258,7 +258,7 @@ def fill_steps(
             return
         yield step
 
-# %% ../nbs/05a_forest.ipynb #336e0d7f
+# %% ../nbs/05a_forest.ipynb #9e5520eb
 class StepSampler:
     "The examples of each optimizer step, epoch by epoch; torch takes it for a batch sampler."
 
@@ -286,7 +286,7 @@ class StepSampler:
             return
         yield from fill_steps(shuffled_groups(self.families, self.limit, numpy.random.default_rng((self.seed, self.epoch))), self.size)
 
-# %% ../nbs/05a_forest.ipynb #538a11c6
+# %% ../nbs/05a_forest.ipynb #c4105bfc
 def stream_steps(
     examples: Iterable[Example],
     size: int,  # examples of a step
@@ -296,7 +296,7 @@ def stream_steps(
     while step := list(islice(examples, size)):
         yield step
 
-# %% ../nbs/05a_forest.ipynb #46ec2612
+# %% ../nbs/05a_forest.ipynb #b45f8938
 @dataclass
 class Sharing:
     "How many tokens were read, and how many of them had to be computed."
@@ -311,3 +311,8 @@ class Sharing:
         self.examples, self.learned, self.packs = self.examples + len(examples), self.learned + learned, self.packs + len(computed)
         self.tokens_read += sum(len(example.input_ids) for example in examples)
         self.tokens_computed += sum(computed)
+
+    def merge(self, other: "Sharing"):
+        "Count in what another has counted."
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)

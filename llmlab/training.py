@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'fix_randomness', 'build_model', 'FrozenHeadLoss', 'loss_of_answers', 'find_head', 'training_arguments',
-           'LabTrainer', 'SaveTrace', 'Stream', 'return_freed_memory', 'make_trainer', 'hash_trace', 'peak_memory',
+           'Batcher', 'StepLoader', 'LabTrainer', 'SaveTrace', 'Stream', 'return_freed_memory', 'make_batcher',
+           'pack_tokens', 'make_sampler', 'group_size', 'make_trainer', 'hash_trace', 'peak_memory',
            'newest_checkpoint', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
 
 # %% ../nbs/06_training.ipynb #6c4ed56e
@@ -16,7 +17,10 @@ import statistics
 import struct
 import sys
 import time
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +28,9 @@ from torch.utils.checkpoint import checkpoint as checkpoint_of
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from .attention import forest_mode, forest_problem, pack_inputs
 from .config import ExperimentConfig, LabError, call_with, has_gpu, write_atomic
+from .forest import Sharing, StepSampler, make_packs, share_out
 from .models import (Checkpoint, add_lora, add_tokens, check_targets, choose_dtype, choose_targets, load_base_model, load_tokenizer, make_quantization,
                            prepare_full)
 from .packing import IGNORED, Example, collate_padded
@@ -81,23 +87,31 @@ class FrozenHeadLoss(torch.autograd.Function):
 # %% ../nbs/06_training.ipynb #d85ecd28
 def loss_of_answers(
     model,  # peft.PeftModel, possibly wrapped for distributed training
-    head,  # its output layer, from `find_head`; None to let the model compute all logits
-    batch: dict,  # input_ids, attention_mask, labels: (examples, length)
+    head,  # its output layer, from `find_head`; None to let the model compute the logits
+    batch: dict,  # a pack (llmlab.forest.Pack), in forest mode; or input_ids, attention_mask, labels: (examples, length)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # sum of the loss over learned tokens, and their number
     "Compute the loss of a batch on its learned tokens."
-    learned = batch["labels"][:, 1:] != IGNORED
-    targets, inputs = batch["labels"][:, 1:][learned], {name: batch[name] for name in ("input_ids", "attention_mask")}
+    inputs, places, targets = _read_batch(batch, next(model.parameters()).device)
     if head is None:
-        logits = model(**inputs, use_cache=False).logits[:, :-1][learned]
-        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"), learned.sum()
-    hidden = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][:, :-1][learned]
+        kept = {"logits_to_keep": places[1]} if "pack" in batch else {}
+        logits = model(**inputs, **kept, use_cache=False).logits[0 if kept else places]
+        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"), targets.new_tensor(len(targets))
+    hidden = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][places]
     if not len(targets):
-        return hidden.sum() * 0, learned.sum()
+        return hidden.sum() * 0, targets.new_tensor(0)
     chunk = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
     if type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad and head.weight.is_floating_point():
-        return FrozenHeadLoss.apply(hidden, head.weight, targets, chunk), learned.sum()
+        return FrozenHeadLoss.apply(hidden, head.weight, targets, chunk), targets.new_tensor(len(targets))
     pieces = zip(hidden.split(chunk), targets.split(chunk))
-    return sum(checkpoint_of(_head_loss, head, *piece, use_reentrant=False) for piece in pieces), learned.sum()
+    return sum(checkpoint_of(_head_loss, head, *piece, use_reentrant=False) for piece in pieces), targets.new_tensor(len(targets))
+
+# %% ../nbs/06_training.ipynb #e57f965c
+def _read_batch(batch, device):
+    "Return the model's inputs, where in its output something is predicted, and what."
+    if pack := batch.get("pack"):
+        return pack_inputs(pack, device), (0, torch.tensor(pack.sources, device=device)), torch.tensor(pack.targets, device=device)
+    learned = torch.nn.functional.pad(batch["labels"][:, 1:] != IGNORED, (0, 1))
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}, learned, batch["labels"][:, 1:][learned[:, :-1]]
 
 # %% ../nbs/06_training.ipynb #88acf0b2
 def _head_loss(head, hidden, targets):
@@ -136,53 +150,120 @@ def training_arguments(
         chosen["save_steps"] = config.save_steps
     if config.load_best_model_at_end or config.early_stopping_patience:
         chosen.update(metric_for_best_model=config.metric_for_best_model, greater_is_better=not config.metric_for_best_model.endswith("loss"))
-    if not config.shuffle:
-        chosen["train_sampling_strategy"] = "sequential"
     if config.gradient_checkpointing:
         chosen["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+    chosen["per_device_train_batch_size"] *= chosen.pop("gradient_accumulation_steps")  # to the trainer a step is one batch; `Batcher` cuts it
     fixed = dict(output_dir=str(folder), report_to="none", remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=has_gpu(), use_cpu=not has_gpu())
     try:
         return TrainingArguments(**{**fixed, **chosen, **config.training_args})
     except (ValueError, ImportError) as error:
         raise LabError(f"transformers refuses these training settings: {error}") from None
 
+# %% ../nbs/06_training.ipynb #3c0eb148
+@dataclass(frozen=True)
+class Batcher:
+    "Cuts the examples of a step into the passes of this process."
+    batching: str  # tree, packed or padded
+    pack_tokens: int  # of a pack, at most
+    batch_size: int  # examples of a padded batch
+    pad_token_id: int = 0
+    padding_side: str = "right"
+    length: int | None = None  # pad to so many tokens; otherwise to the longest
+    processes: int = 1
+    process: int = 0  # which of them this is
+
+    def batches(self, examples: list[Example], batch_size: int | None = None) -> tuple[list[dict], list[int]]:
+        "Make all batches of some examples, and count the tokens of each."
+        if self.batching == "padded":
+            size = batch_size or self.batch_size
+            made = [collate_padded(examples[start:start + size], self.pad_token_id, self.padding_side, self.length) for start in range(0, len(examples), size)]
+            return made, [batch["input_ids"].numel() for batch in made]
+        packs = make_packs(examples, self.pack_tokens, self.batching == "tree")
+        return [{"pack": pack} for pack in packs], [len(pack.input_ids) for pack in packs]
+
+    def __call__(self, examples: list[Example]) -> dict:  # batches: of this process; learned: tokens of the whole step
+        "Make this process's part of a step."
+        made, sizes = self.batches(examples)
+        own = [made[number] for number in share_out(sizes, self.processes)[self.process]]
+        learned, sharing = sum(stop - max(1, start) for example in examples for start, stop in example.learned), Sharing()
+        sharing.add(examples, sizes, learned)
+        return {"batches": own or [{**made[0], "idle": True}], "learned": learned, "sharing": sharing}
+
+# %% ../nbs/06_training.ipynb #b3f1b5ef
+class StepLoader(torch.utils.data.DataLoader):
+    "Loads the examples of one optimizer step at a time."
+
+    def set_epoch(self, epoch: int):
+        "Choose the epoch, and by that the order."
+        self.batch_sampler.set_epoch(epoch)
+
 # %% ../nbs/06_training.ipynb #c136ff9b
 class LabTrainer(Trainer):
-    "transformers.Trainer with a token-weighted evaluation loss and a trace of every step's loss."
+    "transformers.Trainer whose steps are made of packs, with a loss over learned tokens and a trace of it."
 
-    def __init__(self, *positional, **named):
+    def __init__(self, *positional, batcher: Batcher, sampler: StepSampler | None = None, step_size: int, **named):  # no sampler: a stream
         super().__init__(*positional, **named)
-        self.loss_trace, self.step_loss = [], 0.0  # loss of each optimizer step, in order; of the one under way
+        self.batcher, self.sampler, self.step_size = batcher, sampler, step_size
+        self.loss_trace, self.sharing = [], Sharing()  # loss of each optimizer step, in order; tokens read and computed
         self.head = find_head(self.model)
         self.score_answers, self.score_steps = None, None  # what scores generated answers, and the steps between two such evaluations
         self.model_accepts_loss_kwargs = True  # the loss below divides by the learned tokens of the whole step
         self.remove_callback(PrinterCallback)
 
+    def get_train_dataloader(self):
+        "Load whole steps, the same in every process."
+        workers = dict(num_workers=self.args.dataloader_num_workers, prefetch_factor=self.args.dataloader_prefetch_factor, collate_fn=self.batcher)
+        if self.sampler is None:
+            return torch.utils.data.DataLoader(self.train_dataset, batch_size=self.step_size, **workers)
+        return StepLoader(self.train_dataset, batch_sampler=self.sampler, **workers)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        "Take the next step; its learned tokens have been counted."
+        step = next(epoch_iterator, None)
+        return ([step], step["learned"]) if step else ([], None)
+
+    def floating_point_ops(self, inputs):
+        "Estimate the operations of a step from the tokens that are computed."
+        return 6 * inputs["sharing"].tokens_computed * self.model.num_parameters(exclude_embeddings=True)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         "Return the loss of a batch as its share in the mean over the learned tokens of the optimizer step."
         total, count = loss_of_answers(model, self.head, inputs)
-        share = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        loss = total / (count if num_items_in_batch is None else num_items_in_batch / share)
+        share = 0 if inputs.get("idle") else self.accelerator.num_processes  # gradients of processes are averaged
+        loss = total * share / (num_items_in_batch or count)
         return (loss, {}) if return_outputs else loss
 
-    def training_step(self, *positional, **named):
-        "Run a forward and backward pass as usual and add its loss to that of the optimizer step."
-        loss = super().training_step(*positional, **named)
-        self.step_loss += loss.item()
-        if self.accelerator.sync_gradients:
-            self.loss_trace.append(self.step_loss)
-            self.step_loss = 0.0
-        return loss
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        "Run the passes of a step; processes exchange gradients in the last one."
+        losses, batches = [], inputs["batches"]
+        for number, batch in enumerate(batches, start=1):
+            last = number == len(batches)
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with self.batch_mode(batch), nullcontext() if last else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, batch, inputs["learned"]))
+        total = self.accelerator.reduce(torch.stack(losses).double().sum(), "mean")
+        self.loss_trace.append(total.item())
+        self.sharing.merge(inputs["sharing"])
+        return total.to(losses[0])
+
+    def batch_mode(self, batch: dict):
+        "Let the model attend as a batch wants it."
+        return forest_mode(self.model) if "pack" in batch else nullcontext()
+
+    def held_out_batches(self, dataset: Sequence[Example]) -> Iterator[dict]:
+        "Cut a set into this process's batches, some hundreds of examples at a time."
+        for start in range(0, len(dataset), 256):
+            made, sizes = self.batcher.batches([dataset[number] for number in range(start, min(start + 256, len(dataset)))], self.args.per_device_eval_batch_size)
+            yield from (made[number] for number in share_out(sizes, self.accelerator.num_processes)[self.accelerator.process_index])
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         "Return the mean loss over all learned tokens of a set, in nats, and the scores of generated answers where they are due."
         started, model = time.time(), self.model_wrapped
         model.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        for batch in self.get_eval_dataloader(eval_dataset):
-            batch = self._prepare_inputs(batch)
-            with torch.no_grad(), self.compute_loss_context_manager():
-                totals += torch.stack(loss_of_answers(model, self.head, batch)).to(totals)
+        for batch in self.held_out_batches(self.eval_dataset if eval_dataset is None else eval_dataset):
+            with torch.no_grad(), self.compute_loss_context_manager(), self.batch_mode(batch):
+                totals += torch.stack(loss_of_answers(model, self.head, self._prepare_inputs(batch))).to(totals)
         totals = self.accelerator.reduce(totals, reduction="sum")
         metrics = {f"{metric_key_prefix}_loss": (totals[0] / totals[1]).item(), f"{metric_key_prefix}_runtime": round(time.time() - started, 2)}
         if metric_key_prefix == "eval" and self.score_answers and self.state.global_step % self.score_steps == 0:
@@ -220,6 +301,44 @@ def return_freed_memory():
     if hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
+# %% ../nbs/06_training.ipynb #abefb496
+def make_batcher(
+    config: ExperimentConfig,
+    model,  # peft.PeftModel
+    tokenizer,
+    arguments: TrainingArguments,
+) -> Batcher:
+    "Decide how examples become passes; fall back to padding, with a warning, where the model cannot take packs."
+    problem = forest_problem(model) if config.batching != "padded" else None
+    if problem:
+        warnings.warn(f"batching={config.batching} cannot be had with this model: {problem}. It is trained with batching=padded: the same gradients, more slowly.",
+                      stacklevel=2)
+    return Batcher("padded" if problem else config.batching, config.pack_tokens or pack_tokens(config.max_length), config.per_device_train_batch_size,
+                   tokenizer.pad_token_id, config.padding_side, config.max_length if config.padding == "max_length" else None,
+                   arguments.world_size, arguments.process_index)
+
+# %% ../nbs/06_training.ipynb #d6753c0e
+def pack_tokens(max_length: int) -> int:
+    "Choose the size of packs: enough to keep a machine busy, and to hold the longest example."
+    return max(1024, max_length)
+
+# %% ../nbs/06_training.ipynb #6a307707
+def make_sampler(
+    config: ExperimentConfig,
+    train: Sequence[Example] | Stream,
+    step_size: int,  # examples
+) -> StepSampler | None:  # None for a stream
+    "Decide which examples make which step: the same for every way of batching."
+    if isinstance(train, Stream):
+        return None
+    seed = config.seed if config.data_seed is None else config.data_seed
+    return StepSampler(train, step_size, config.group_size or group_size(step_size), config.shuffle, seed)
+
+# %% ../nbs/06_training.ipynb #fc77cbb3
+def group_size(step_size: int) -> int:
+    "Choose how many examples that begin alike a step may take together: a quarter of it, so that each step sees several things."
+    return max(1, step_size // 4)
+
 # %% ../nbs/06_training.ipynb #a8e1975c
 def make_trainer(
     config: ExperimentConfig,
@@ -232,16 +351,16 @@ def make_trainer(
     score_answers=None,  # a function that answers the held-out questions and returns scores, for `eval_generate_steps`
 ) -> LabTrainer:
     "Put model, examples and settings together."
-    def collate(examples):
-        return collate_padded(examples, tokenizer.pad_token_id, config.padding_side, config.max_length if config.padding == "max_length" else None)
-
     if config.gradient_checkpointing:
         return_freed_memory()
     train = train if hasattr(train, "__len__") else Stream(train)
     held_out = torch.utils.data.Subset(held_out, [index for index, example in enumerate(held_out) if example.learned])
     stopping = [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
-    trainer = LabTrainer(model=model, args=training_arguments(config, Path(folder) / "checkpoints"), train_dataset=train, eval_dataset=held_out,
-                         data_collator=collate, processing_class=tokenizer, callbacks=[*stopping, *callbacks])
+    arguments = training_arguments(config, Path(folder) / "checkpoints")
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # a process has one GPU; more of them want more processes
+    step_size = config.per_device_train_batch_size * config.gradient_accumulation_steps * arguments.world_size
+    trainer = LabTrainer(model=model, args=arguments, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer, callbacks=[*stopping, *callbacks],
+                         batcher=make_batcher(config, model, tokenizer, arguments), step_size=step_size, sampler=make_sampler(config, train, step_size))
     trainer.add_callback(SaveTrace(trainer))
     if config.eval_generate_steps:
         trainer.score_answers, trainer.score_steps = score_answers, config.eval_generate_steps
