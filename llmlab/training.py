@@ -105,7 +105,7 @@ def loss_of_answers(
     pieces = zip(hidden.split(chunk), targets.split(chunk))
     return sum(checkpoint_of(_head_loss, head, *piece, use_reentrant=False) for piece in pieces), targets.new_tensor(len(targets))
 
-# %% ../nbs/06_training.ipynb #e57f965c
+# %% ../nbs/06_training.ipynb #c96b2546
 def _read_batch(batch, device):
     "Return the model's inputs, where in its output something is predicted, and what."
     if pack := batch.get("pack"):
@@ -159,7 +159,7 @@ def training_arguments(
     except (ValueError, ImportError) as error:
         raise LabError(f"transformers refuses these training settings: {error}") from None
 
-# %% ../nbs/06_training.ipynb #3c0eb148
+# %% ../nbs/06_training.ipynb #233be32a
 @dataclass(frozen=True)
 class Batcher:
     "Cuts the examples of a step into the passes of this process."
@@ -189,7 +189,7 @@ class Batcher:
         sharing.add(examples, sizes, learned)
         return {"batches": own or [{**made[0], "idle": True}], "learned": learned, "sharing": sharing}
 
-# %% ../nbs/06_training.ipynb #b3f1b5ef
+# %% ../nbs/06_training.ipynb #ab2bf576
 class StepLoader(torch.utils.data.DataLoader):
     "Loads the examples of one optimizer step at a time."
 
@@ -301,7 +301,7 @@ def return_freed_memory():
     if hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
-# %% ../nbs/06_training.ipynb #abefb496
+# %% ../nbs/06_training.ipynb #dde7cb34
 def make_batcher(
     config: ExperimentConfig,
     model,  # peft.PeftModel
@@ -317,12 +317,12 @@ def make_batcher(
                    tokenizer.pad_token_id, config.padding_side, config.max_length if config.padding == "max_length" else None,
                    arguments.world_size, arguments.process_index)
 
-# %% ../nbs/06_training.ipynb #d6753c0e
+# %% ../nbs/06_training.ipynb #3bfb4c0d
 def pack_tokens(max_length: int) -> int:
     "Choose the size of packs: enough to keep a machine busy, and to hold the longest example."
     return max(1024, max_length)
 
-# %% ../nbs/06_training.ipynb #6a307707
+# %% ../nbs/06_training.ipynb #89d00131
 def make_sampler(
     config: ExperimentConfig,
     train: Sequence[Example] | Stream,
@@ -334,7 +334,7 @@ def make_sampler(
     seed = config.seed if config.data_seed is None else config.data_seed
     return StepSampler(train, step_size, config.group_size or group_size(step_size), config.shuffle, seed)
 
-# %% ../nbs/06_training.ipynb #fc77cbb3
+# %% ../nbs/06_training.ipynb #68f77cb0
 def group_size(step_size: int) -> int:
     "Choose how many examples that begin alike a step may take together: a quarter of it, so that each step sees several things."
     return max(1, step_size // 4)
