@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Commands', 'main', 'settings_help', 'takes_parameters', 'read_settings', 'train', 'evaluate', 'resume',
-           'read_notebook', 'run_notebook', 'checked_config', 'preview', 'plan', 'merge', 'export', 'chat',
-           'text_table', 'presets', 'ui']
+           'read_notebook', 'run_notebook', 'checked_config', 'preview', 'plan', 'check_gradients', 'merge', 'export',
+           'chat', 'text_table', 'presets', 'ui']
 
 # %% ../nbs/12_cli.ipynb #930f61d6
 import functools
@@ -164,6 +164,27 @@ def plan(settings):
     planned = make_plan(checked_config(settings))
     click.echo("\n".join(plan_lines(planned)))
     sys.exit(0 if planned.fits else 1)
+
+# %% ../nbs/12_cli.ipynb #79731c4d
+@main.command(name="check-gradients")
+@takes_parameters
+@click.option("--float64", is_flag=True, help="In double precision.")
+def check_gradients(settings, float64):
+    "Take one optimizer step's gradients as the experiment would and one example at a time, and compare."
+    from llmlab.data import load_data
+    from llmlab.models import load_tokenizer, locate_model
+    from llmlab.packing import encode_rows
+    from llmlab.prompts import choose_prompt, find_prompt
+    from llmlab.training import check_gradients as check
+
+    config = checked_config(settings)
+    checkpoint = call_with(locate_model, config)
+    tokenizer = call_with(load_tokenizer, config, path=checkpoint.path)
+    prompt = find_prompt(choose_prompt(config.prompt, checkpoint.preset))
+    train = call_with(encode_rows, config, rows=call_with(load_data, config).train, prompt=prompt, tokenizer=tokenizer)
+    checked = check(config, checkpoint, tokenizer, train.examples, float64)
+    click.echo("\n".join(checked.lines()))
+    sys.exit(0 if checked.passed else 1)
 
 # %% ../nbs/12_cli.ipynb #0e849e4a
 @main.command()

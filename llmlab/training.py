@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'fix_randomness', 'build_model', 'FrozenHeadLoss', 'loss_of_answers', 'find_head', 'training_arguments',
-           'Batcher', 'StepLoader', 'LabTrainer', 'SaveTrace', 'Stream', 'return_freed_memory', 'make_batcher',
-           'pack_tokens', 'make_sampler', 'group_size', 'make_trainer', 'hash_trace', 'peak_memory',
+           'Batcher', 'batch_mode', 'held_out_totals', 'StepLoader', 'LabTrainer', 'SaveTrace', 'Stream',
+           'return_freed_memory', 'make_batcher', 'pack_tokens', 'make_sampler', 'group_size', 'make_trainer',
+           'hash_trace', 'GradientCheck', 'step_gradients', 'compare_gradients', 'check_gradients', 'peak_memory',
            'newest_checkpoint', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
 
 # %% ../nbs/06_training.ipynb #6c4ed56e
@@ -20,7 +21,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -105,7 +106,7 @@ def loss_of_answers(
     pieces = zip(hidden.split(chunk), targets.split(chunk))
     return sum(checkpoint_of(_head_loss, head, *piece, use_reentrant=False) for piece in pieces), targets.new_tensor(len(targets))
 
-# %% ../nbs/06_training.ipynb #c96b2546
+# %% ../nbs/06_training.ipynb #e984100d
 def _read_batch(batch, device):
     "Return the model's inputs, where in its output something is predicted, and what."
     if pack := batch.get("pack"):
@@ -159,7 +160,7 @@ def training_arguments(
     except (ValueError, ImportError) as error:
         raise LabError(f"transformers refuses these training settings: {error}") from None
 
-# %% ../nbs/06_training.ipynb #233be32a
+# %% ../nbs/06_training.ipynb #a07de1db
 @dataclass(frozen=True)
 class Batcher:
     "Cuts the examples of a step into the passes of this process."
@@ -172,10 +173,10 @@ class Batcher:
     processes: int = 1
     process: int = 0  # which of them this is
 
-    def batches(self, examples: list[Example], batch_size: int | None = None) -> tuple[list[dict], list[int]]:
+    def batches(self, examples: list[Example]) -> tuple[list[dict], list[int]]:
         "Make all batches of some examples, and count the tokens of each."
         if self.batching == "padded":
-            size = batch_size or self.batch_size
+            size = self.batch_size
             made = [collate_padded(examples[start:start + size], self.pad_token_id, self.padding_side, self.length) for start in range(0, len(examples), size)]
             return made, [batch["input_ids"].numel() for batch in made]
         packs = make_packs(examples, self.pack_tokens, self.batching == "tree")
@@ -189,7 +190,29 @@ class Batcher:
         sharing.add(examples, sizes, learned)
         return {"batches": own or [{**made[0], "idle": True}], "learned": learned, "sharing": sharing}
 
-# %% ../nbs/06_training.ipynb #ab2bf576
+# %% ../nbs/06_training.ipynb #d1d8f225
+def batch_mode(model, batch: dict):
+    "Let the model attend as a batch wants it, forward and backward."
+    return forest_mode(model) if "pack" in batch else nullcontext()
+
+# %% ../nbs/06_training.ipynb #6f8f1c14
+def held_out_totals(
+    model,
+    head,  # from `find_head`
+    batcher: Batcher,
+    examples: Sequence[Example],
+) -> torch.Tensor:  # sum of the loss over learned tokens, and their number, of this process's share
+    "Add up the loss of a set."
+    totals, device = torch.zeros(2, dtype=torch.float64), next(model.parameters()).device
+    for start in range(0, len(examples), 256):
+        for batch in batcher([examples[number] for number in range(start, min(start + 256, len(examples)))])["batches"]:
+            if not batch.get("idle"):
+                batch = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+                with batch_mode(getattr(model, "module", model), batch):
+                    totals += torch.stack(loss_of_answers(model, head, batch)).to(totals)
+    return totals
+
+# %% ../nbs/06_training.ipynb #1edbab4e
 class StepLoader(torch.utils.data.DataLoader):
     "Loads the examples of one optimizer step at a time."
 
@@ -209,6 +232,10 @@ class LabTrainer(Trainer):
         self.score_answers, self.score_steps = None, None  # what scores generated answers, and the steps between two such evaluations
         self.model_accepts_loss_kwargs = True  # the loss below divides by the learned tokens of the whole step
         self.remove_callback(PrinterCallback)
+
+    def batching_facts(self) -> dict:
+        "Say how examples became passes, and how many tokens were read and computed."
+        return {"batching": self.batcher.batching, "pack_tokens": self.batcher.pack_tokens, **vars(self.sharing)}
 
     def get_train_dataloader(self):
         "Load whole steps, the same in every process."
@@ -239,32 +266,21 @@ class LabTrainer(Trainer):
         for number, batch in enumerate(batches, start=1):
             last = number == len(batches)
             self.accelerator.gradient_state._set_sync_gradients(last)
-            with self.batch_mode(batch), nullcontext() if last else self.accelerator.no_sync(model):
+            with batch_mode(self.model, batch), nullcontext() if last else self.accelerator.no_sync(model):
                 losses.append(super().training_step(model, batch, inputs["learned"]))
         total = self.accelerator.reduce(torch.stack(losses).double().sum(), "mean")
         self.loss_trace.append(total.item())
         self.sharing.merge(inputs["sharing"])
         return total.to(losses[0])
 
-    def batch_mode(self, batch: dict):
-        "Let the model attend as a batch wants it."
-        return forest_mode(self.model) if "pack" in batch else nullcontext()
-
-    def held_out_batches(self, dataset: Sequence[Example]) -> Iterator[dict]:
-        "Cut a set into this process's batches, some hundreds of examples at a time."
-        for start in range(0, len(dataset), 256):
-            made, sizes = self.batcher.batches([dataset[number] for number in range(start, min(start + 256, len(dataset)))], self.args.per_device_eval_batch_size)
-            yield from (made[number] for number in share_out(sizes, self.accelerator.num_processes)[self.accelerator.process_index])
-
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         "Return the mean loss over all learned tokens of a set, in nats, and the scores of generated answers where they are due."
         started, model = time.time(), self.model_wrapped
         model.eval()
-        totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        for batch in self.held_out_batches(self.eval_dataset if eval_dataset is None else eval_dataset):
-            with torch.no_grad(), self.compute_loss_context_manager(), self.batch_mode(batch):
-                totals += torch.stack(loss_of_answers(model, self.head, self._prepare_inputs(batch))).to(totals)
-        totals = self.accelerator.reduce(totals, reduction="sum")
+        batcher = replace(self.batcher, batch_size=self.args.per_device_eval_batch_size)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            totals = held_out_totals(model, self.head, batcher, self.eval_dataset if eval_dataset is None else eval_dataset)
+        totals = self.accelerator.reduce(totals.to(self.args.device), reduction="sum")
         metrics = {f"{metric_key_prefix}_loss": (totals[0] / totals[1]).item(), f"{metric_key_prefix}_runtime": round(time.time() - started, 2)}
         if metric_key_prefix == "eval" and self.score_answers and self.state.global_step % self.score_steps == 0:
             metrics |= {f"eval_{name}": value for name, value in self.score_answers().items()}
@@ -301,7 +317,7 @@ def return_freed_memory():
     if hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
-# %% ../nbs/06_training.ipynb #dde7cb34
+# %% ../nbs/06_training.ipynb #a642b701
 def make_batcher(
     config: ExperimentConfig,
     model,  # peft.PeftModel
@@ -317,12 +333,12 @@ def make_batcher(
                    tokenizer.pad_token_id, config.padding_side, config.max_length if config.padding == "max_length" else None,
                    arguments.world_size, arguments.process_index)
 
-# %% ../nbs/06_training.ipynb #3bfb4c0d
+# %% ../nbs/06_training.ipynb #c1b2b5c7
 def pack_tokens(max_length: int) -> int:
     "Choose the size of packs: enough to keep a machine busy, and to hold the longest example."
     return max(1024, max_length)
 
-# %% ../nbs/06_training.ipynb #89d00131
+# %% ../nbs/06_training.ipynb #454db401
 def make_sampler(
     config: ExperimentConfig,
     train: Sequence[Example] | Stream,
@@ -334,7 +350,7 @@ def make_sampler(
     seed = config.seed if config.data_seed is None else config.data_seed
     return StepSampler(train, step_size, config.group_size or group_size(step_size), config.shuffle, seed)
 
-# %% ../nbs/06_training.ipynb #68f77cb0
+# %% ../nbs/06_training.ipynb #c6b1594e
 def group_size(step_size: int) -> int:
     "Choose how many examples that begin alike a step may take together: a quarter of it, so that each step sees several things."
     return max(1, step_size // 4)
@@ -370,6 +386,101 @@ def make_trainer(
 def hash_trace(losses: list[float]) -> str:  # hexadecimal
     "Compute the SHA-256 over the exact bits of a loss trace."
     return hashlib.sha256(struct.pack(f"<{len(losses)}d", *losses)).hexdigest()
+
+# %% ../nbs/06_training.ipynb #b858d435
+@dataclass(frozen=True)
+class GradientCheck:
+    "How far one way of batching is from the reference, on one optimizer step."
+    batching: str  # what was compared with examples one by one
+    dtype: str
+    sharing: Sharing
+    reference_loss: float  # nats a learned token
+    loss: float
+    gradients: float  # relative L2 distance over all trained weights
+    worst: tuple[str, float]  # the weight that is furthest off, and its distance
+    bounds: tuple[float, float]  # of the relative difference of the loss, and of `gradients`
+
+    @property
+    def loss_difference(self) -> float:
+        "Return the relative difference of the two losses."
+        return abs(self.loss - self.reference_loss) / self.reference_loss
+
+    @property
+    def passed(self) -> bool:
+        "Say whether both are within their bounds."
+        return self.loss_difference <= self.bounds[0] and self.gradients <= self.bounds[1]
+
+    def lines(self) -> list[str]:
+        "Write it for a terminal."
+        shared = self.sharing
+        return [f"one optimizer step of {shared.examples} examples in {self.dtype}: {self.batching} against padded, one example at a time",
+                f"tokens    {shared.tokens_read:,} read, {shared.tokens_computed:,} computed in {shared.packs} pass{'es' * (shared.packs != 1)}, {shared.learned:,} learned",
+                f"loss      {self.loss:.12f} against {self.reference_loss:.12f}: relative difference {self.loss_difference:.1e} (at most {self.bounds[0]:.0e})",
+                f"gradients relative L2 distance {self.gradients:.1e} (at most {self.bounds[1]:.0e})",
+                f"          the furthest off is {self.worst[0]}, by {self.worst[1]:.1e}",
+                "PASSED" if self.passed else "FAILED: this model does not train here as it would on examples alone. Set batching=padded, and please report it."]
+
+# %% ../nbs/06_training.ipynb #0eaa1a35
+def step_gradients(
+    model,
+    head,  # from `find_head`
+    batcher: Batcher,
+    examples: list[Example],
+) -> tuple[float, dict[str, torch.Tensor], Sharing]:  # loss a learned token, gradients by name
+    "Compute the loss and the gradients of one optimizer step."
+    model.zero_grad(set_to_none=True)
+    step, total = batcher(examples), 0.0
+    for batch in step["batches"]:
+        with batch_mode(model, batch):
+            batch = {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+            loss = loss_of_answers(model, head, batch)[0] / step["learned"]
+            loss.backward()
+        total += loss.item()
+    return total, {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}, step["sharing"]
+
+# %% ../nbs/06_training.ipynb #0793f779
+def compare_gradients(
+    model,  # to be trained; LoRA's zeros are filled with small random numbers
+    batcher: Batcher,
+    examples: list[Example],  # of one optimizer step
+) -> GradientCheck:
+    "Take one step's gradients by `batcher` and one example at a time, and compare them."
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad and not weight.any():
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.02)
+    head, dtype = find_head(model), next(weight for weight in model.parameters() if weight.requires_grad).dtype
+    loss, found, sharing = step_gradients(model, head, batcher, examples)
+    reference_loss, expected, _ = step_gradients(model, head, Batcher("padded", 1, 1, batcher.pad_token_id), examples)
+    assert found.keys() == expected.keys()
+    apart = {name: (found[name] - expected[name]).double().norm().item() for name in expected}
+    norms = {name: gradient.double().norm().item() for name, gradient in expected.items()}
+    relative = {name: apart[name] / max(norms[name], 1e-30) for name in apart if norms[name] > 1e-6 * max(norms.values())}
+    worst = max(relative, key=relative.get)
+    bounds = (1e-12, 1e-6) if dtype == torch.float64 else (1e-6, 1e-5)
+    return GradientCheck(batcher.batching, str(dtype).removeprefix("torch."), sharing, reference_loss, loss, math.hypot(*apart.values()) / math.hypot(*norms.values()),
+                         (worst, relative[worst]), bounds)
+
+# %% ../nbs/06_training.ipynb #9ecafac2
+def check_gradients(
+    config: ExperimentConfig,
+    checkpoint: Checkpoint,
+    tokenizer,
+    train: Sequence[Example],
+    float64: bool = False,  # in double precision, where rounding cannot hide a mistake
+) -> GradientCheck:
+    "Compare the gradients of an experiment's first optimizer step with those of its examples one by one."
+    if float64 and (config.load_in_4bit or config.load_in_8bit):
+        raise LabError("--float64 wants weights in full, and these are quantized: leave out load_in_4bit and load_in_8bit, or --float64.")
+    config = config.model_copy(update=dict(dtype="float32", lora_dropout=0.0, bf16=False, fp16=False, gradient_checkpointing=False))
+    model = build_model(config, checkpoint)
+    model = model.double() if float64 else model
+    arguments = training_arguments(config, "unused")
+    step_size = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    examples = [train[number] for number in next(iter(make_sampler(config, train, step_size)))]
+    return compare_gradients(model, make_batcher(config, model, tokenizer, arguments), examples)
 
 # %% ../nbs/06_training.ipynb #da6f67f4
 def peak_memory() -> int:  # bytes
