@@ -96,7 +96,7 @@ def loss_of_answers(
     if head is None:
         kept = {"logits_to_keep": places[1]} if "pack" in batch else {}
         logits = model(**inputs, **kept, use_cache=False).logits[0 if kept else places]
-        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"), targets.new_tensor(len(targets))
+        return torch.nn.functional.cross_entropy(_at_least_float32(logits), targets, reduction="sum"), targets.new_tensor(len(targets))
     hidden = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][places]
     if not len(targets):
         return hidden.sum() * 0, targets.new_tensor(0)
@@ -106,7 +106,7 @@ def loss_of_answers(
     pieces = zip(hidden.split(chunk), targets.split(chunk))
     return sum(checkpoint_of(_head_loss, head, *piece, use_reentrant=False) for piece in pieces), targets.new_tensor(len(targets))
 
-# %% ../nbs/06_training.ipynb #e984100d
+# %% ../nbs/06_training.ipynb #3875ffe6
 def _read_batch(batch, device):
     "Return the model's inputs, where in its output something is predicted, and what."
     if pack := batch.get("pack"):
@@ -117,7 +117,11 @@ def _read_batch(batch, device):
 # %% ../nbs/06_training.ipynb #88acf0b2
 def _head_loss(head, hidden, targets):
     "Sum the cross entropies of a chunk under a head that is trained."
-    return torch.nn.functional.cross_entropy(head(hidden).float() if hidden.dtype != torch.float64 else head(hidden), targets, reduction="sum")
+    return torch.nn.functional.cross_entropy(_at_least_float32(head(hidden)), targets, reduction="sum")
+
+# %% ../nbs/06_training.ipynb #ba048e6a
+def _at_least_float32(tensor):
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 # %% ../nbs/06_training.ipynb #da69d14a
 CHUNK_BYTES = 2**28  # of logits at a time
@@ -160,7 +164,7 @@ def training_arguments(
     except (ValueError, ImportError) as error:
         raise LabError(f"transformers refuses these training settings: {error}") from None
 
-# %% ../nbs/06_training.ipynb #a07de1db
+# %% ../nbs/06_training.ipynb #b01da17b
 @dataclass(frozen=True)
 class Batcher:
     "Cuts the examples of a step into the passes of this process."
@@ -190,12 +194,12 @@ class Batcher:
         sharing.add(examples, sizes, learned)
         return {"batches": own or [{**made[0], "idle": True}], "learned": learned, "sharing": sharing}
 
-# %% ../nbs/06_training.ipynb #d1d8f225
+# %% ../nbs/06_training.ipynb #6b46f403
 def batch_mode(model, batch: dict):
     "Let the model attend as a batch wants it, forward and backward."
     return forest_mode(model) if "pack" in batch else nullcontext()
 
-# %% ../nbs/06_training.ipynb #6f8f1c14
+# %% ../nbs/06_training.ipynb #6ca9d1ed
 def held_out_totals(
     model,
     head,  # from `find_head`
@@ -212,7 +216,7 @@ def held_out_totals(
                     totals += torch.stack(loss_of_answers(model, head, batch)).to(totals)
     return totals
 
-# %% ../nbs/06_training.ipynb #1edbab4e
+# %% ../nbs/06_training.ipynb #7d201662
 class StepLoader(torch.utils.data.DataLoader):
     "Loads the examples of one optimizer step at a time."
 
@@ -317,7 +321,7 @@ def return_freed_memory():
     if hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
-# %% ../nbs/06_training.ipynb #a642b701
+# %% ../nbs/06_training.ipynb #77d80c9d
 def make_batcher(
     config: ExperimentConfig,
     model,  # peft.PeftModel
@@ -333,12 +337,12 @@ def make_batcher(
                    tokenizer.pad_token_id, config.padding_side, config.max_length if config.padding == "max_length" else None,
                    arguments.world_size, arguments.process_index)
 
-# %% ../nbs/06_training.ipynb #c1b2b5c7
+# %% ../nbs/06_training.ipynb #00f0a0fb
 def pack_tokens(max_length: int) -> int:
     "Choose the size of packs: enough to keep a machine busy, and to hold the longest example."
     return max(1024, max_length)
 
-# %% ../nbs/06_training.ipynb #454db401
+# %% ../nbs/06_training.ipynb #14a38ad7
 def make_sampler(
     config: ExperimentConfig,
     train: Sequence[Example] | Stream,
@@ -350,7 +354,7 @@ def make_sampler(
     seed = config.seed if config.data_seed is None else config.data_seed
     return StepSampler(train, step_size, config.group_size or group_size(step_size), config.shuffle, seed)
 
-# %% ../nbs/06_training.ipynb #c6b1594e
+# %% ../nbs/06_training.ipynb #66a92ac5
 def group_size(step_size: int) -> int:
     "Choose how many examples that begin alike a step may take together: a quarter of it, so that each step sees several things."
     return max(1, step_size // 4)
@@ -387,7 +391,7 @@ def hash_trace(losses: list[float]) -> str:  # hexadecimal
     "Compute the SHA-256 over the exact bits of a loss trace."
     return hashlib.sha256(struct.pack(f"<{len(losses)}d", *losses)).hexdigest()
 
-# %% ../nbs/06_training.ipynb #b858d435
+# %% ../nbs/06_training.ipynb #5fae398f
 @dataclass(frozen=True)
 class GradientCheck:
     "How far one way of batching is from the reference, on one optimizer step."
@@ -420,7 +424,7 @@ class GradientCheck:
                 f"          the furthest off is {self.worst[0]}, by {self.worst[1]:.1e}",
                 "PASSED" if self.passed else "FAILED: this model does not train here as it would on examples alone. Set batching=padded, and please report it."]
 
-# %% ../nbs/06_training.ipynb #0eaa1a35
+# %% ../nbs/06_training.ipynb #e060dcde
 def step_gradients(
     model,
     head,  # from `find_head`
@@ -438,7 +442,7 @@ def step_gradients(
         total += loss.item()
     return total, {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}, step["sharing"]
 
-# %% ../nbs/06_training.ipynb #0793f779
+# %% ../nbs/06_training.ipynb #ccdc438c
 def compare_gradients(
     model,  # to be trained; LoRA's zeros are filled with small random numbers
     batcher: Batcher,
@@ -463,7 +467,7 @@ def compare_gradients(
     return GradientCheck(batcher.batching, str(dtype).removeprefix("torch."), sharing, reference_loss, loss, math.hypot(*apart.values()) / math.hypot(*norms.values()),
                          (worst, relative[worst]), bounds)
 
-# %% ../nbs/06_training.ipynb #9ecafac2
+# %% ../nbs/06_training.ipynb #6fbdce96
 def check_gradients(
     config: ExperimentConfig,
     checkpoint: Checkpoint,
