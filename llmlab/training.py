@@ -6,8 +6,9 @@
 __all__ = ['CHUNK_BYTES', 'fix_randomness', 'build_model', 'FrozenHeadLoss', 'loss_of_answers', 'find_head', 'training_arguments',
            'Batcher', 'batch_mode', 'held_out_totals', 'StepLoader', 'LabTrainer', 'SaveTrace', 'Stream',
            'return_freed_memory', 'make_batcher', 'pack_tokens', 'make_sampler', 'group_size', 'make_trainer',
-           'hash_trace', 'GradientCheck', 'step_gradients', 'compare_gradients', 'check_gradients', 'peak_memory',
-           'newest_checkpoint', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
+           'hash_trace', 'GradientCheck', 'step_gradients', 'compare_gradients', 'gradient_distance', 'check_gradients',
+           'peak_memory', 'newest_checkpoint', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve',
+           'figure_html']
 
 # %% ../nbs/06_training.ipynb #6c4ed56e
 import hashlib
@@ -106,7 +107,7 @@ def loss_of_answers(
     pieces = zip(hidden.split(chunk), targets.split(chunk))
     return sum(checkpoint_of(_head_loss, head, *piece, use_reentrant=False) for piece in pieces), targets.new_tensor(len(targets))
 
-# %% ../nbs/06_training.ipynb #3875ffe6
+# %% ../nbs/06_training.ipynb #a219f0d5
 def _read_batch(batch, device):
     "Return the model's inputs, where in its output something is predicted, and what."
     if pack := batch.get("pack"):
@@ -119,7 +120,7 @@ def _head_loss(head, hidden, targets):
     "Sum the cross entropies of a chunk under a head that is trained."
     return torch.nn.functional.cross_entropy(_at_least_float32(head(hidden)), targets, reduction="sum")
 
-# %% ../nbs/06_training.ipynb #ba048e6a
+# %% ../nbs/06_training.ipynb #9596ef5c
 def _at_least_float32(tensor):
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
@@ -164,7 +165,7 @@ def training_arguments(
     except (ValueError, ImportError) as error:
         raise LabError(f"transformers refuses these training settings: {error}") from None
 
-# %% ../nbs/06_training.ipynb #b01da17b
+# %% ../nbs/06_training.ipynb #fe660b4d
 @dataclass(frozen=True)
 class Batcher:
     "Cuts the examples of a step into the passes of this process."
@@ -194,12 +195,12 @@ class Batcher:
         sharing.add(examples, sizes, learned)
         return {"batches": own or [{**made[0], "idle": True}], "learned": learned, "sharing": sharing}
 
-# %% ../nbs/06_training.ipynb #6b46f403
+# %% ../nbs/06_training.ipynb #72715761
 def batch_mode(model, batch: dict):
     "Let the model attend as a batch wants it, forward and backward."
     return forest_mode(model) if "pack" in batch else nullcontext()
 
-# %% ../nbs/06_training.ipynb #6ca9d1ed
+# %% ../nbs/06_training.ipynb #51892716
 def held_out_totals(
     model,
     head,  # from `find_head`
@@ -216,7 +217,7 @@ def held_out_totals(
                     totals += torch.stack(loss_of_answers(model, head, batch)).to(totals)
     return totals
 
-# %% ../nbs/06_training.ipynb #7d201662
+# %% ../nbs/06_training.ipynb #5de0e362
 class StepLoader(torch.utils.data.DataLoader):
     "Loads the examples of one optimizer step at a time."
 
@@ -321,7 +322,7 @@ def return_freed_memory():
     if hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
-# %% ../nbs/06_training.ipynb #77d80c9d
+# %% ../nbs/06_training.ipynb #0aa82666
 def make_batcher(
     config: ExperimentConfig,
     model,  # peft.PeftModel
@@ -337,12 +338,12 @@ def make_batcher(
                    tokenizer.pad_token_id, config.padding_side, config.max_length if config.padding == "max_length" else None,
                    arguments.world_size, arguments.process_index)
 
-# %% ../nbs/06_training.ipynb #00f0a0fb
+# %% ../nbs/06_training.ipynb #726a781a
 def pack_tokens(max_length: int) -> int:
-    "Choose the size of packs: enough to keep a machine busy, and to hold the longest example."
-    return max(1024, max_length)
+    "Choose the size of packs: enough to keep a machine busy, and to hold the longest example and some others that share its beginning."
+    return max(1024, 2 * max_length)
 
-# %% ../nbs/06_training.ipynb #14a38ad7
+# %% ../nbs/06_training.ipynb #41b59379
 def make_sampler(
     config: ExperimentConfig,
     train: Sequence[Example] | Stream,
@@ -354,7 +355,7 @@ def make_sampler(
     seed = config.seed if config.data_seed is None else config.data_seed
     return StepSampler(train, step_size, config.group_size or group_size(step_size), config.shuffle, seed)
 
-# %% ../nbs/06_training.ipynb #66a92ac5
+# %% ../nbs/06_training.ipynb #6d3acdcb
 def group_size(step_size: int) -> int:
     "Choose how many examples that begin alike a step may take together: a quarter of it, so that each step sees several things."
     return max(1, step_size // 4)
@@ -391,7 +392,7 @@ def hash_trace(losses: list[float]) -> str:  # hexadecimal
     "Compute the SHA-256 over the exact bits of a loss trace."
     return hashlib.sha256(struct.pack(f"<{len(losses)}d", *losses)).hexdigest()
 
-# %% ../nbs/06_training.ipynb #5fae398f
+# %% ../nbs/06_training.ipynb #e7ea14d3
 @dataclass(frozen=True)
 class GradientCheck:
     "How far one way of batching is from the reference, on one optimizer step."
@@ -403,6 +404,7 @@ class GradientCheck:
     gradients: float  # relative L2 distance over all trained weights
     worst: tuple[str, float]  # the weight that is furthest off, and its distance
     bounds: tuple[float, float]  # of the relative difference of the loss, and of `gradients`
+    double: "GradientCheck | None" = None  # the same in float64, where float32 left a doubt
 
     @property
     def loss_difference(self) -> float:
@@ -411,20 +413,22 @@ class GradientCheck:
 
     @property
     def passed(self) -> bool:
-        "Say whether both are within their bounds."
-        return self.loss_difference <= self.bounds[0] and self.gradients <= self.bounds[1]
+        "Say whether both are within their bounds; where float32 left a doubt, in float64."
+        return self.double.passed if self.double else self.loss_difference <= self.bounds[0] and self.gradients <= self.bounds[1]
 
     def lines(self) -> list[str]:
         "Write it for a terminal."
-        shared = self.sharing
-        return [f"one optimizer step of {shared.examples} examples in {self.dtype}: {self.batching} against padded, one example at a time",
-                f"tokens    {shared.tokens_read:,} read, {shared.tokens_computed:,} computed in {shared.packs} pass{'es' * (shared.packs != 1)}, {shared.learned:,} learned",
-                f"loss      {self.loss:.12f} against {self.reference_loss:.12f}: relative difference {self.loss_difference:.1e} (at most {self.bounds[0]:.0e})",
-                f"gradients relative L2 distance {self.gradients:.1e} (at most {self.bounds[1]:.0e})",
-                f"          the furthest off is {self.worst[0]}, by {self.worst[1]:.1e}",
-                "PASSED" if self.passed else "FAILED: this model does not train here as it would on examples alone. Set batching=padded, and please report it."]
+        shared, verdict = self.sharing, "FAILED: this model does not train here as it would on examples alone. Set batching=padded, and please report it."
+        lines = [f"one optimizer step of {shared.examples} examples in {self.dtype}: {self.batching} against padded, one example at a time",
+                 f"tokens    {shared.tokens_read:,} read, {shared.tokens_computed:,} computed in {shared.packs} pass{'es' * (shared.packs != 1)}, {shared.learned:,} learned",
+                 f"loss      {self.loss:.12f} against {self.reference_loss:.12f}: relative difference {self.loss_difference:.1e} (at most {self.bounds[0]:.0e})",
+                 f"gradients relative L2 distance {self.gradients:.1e} (at most {self.bounds[1]:.0e})",
+                 f"          the furthest off is {self.worst[0]}, by {self.worst[1]:.1e}"]
+        if self.double:
+            return [*lines, "That may be rounding, which float64 tells:", *self.double.lines()]
+        return [*lines, "PASSED" if self.passed else verdict]
 
-# %% ../nbs/06_training.ipynb #e060dcde
+# %% ../nbs/06_training.ipynb #6311158d
 def step_gradients(
     model,
     head,  # from `find_head`
@@ -442,7 +446,7 @@ def step_gradients(
         total += loss.item()
     return total, {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}, step["sharing"]
 
-# %% ../nbs/06_training.ipynb #ccdc438c
+# %% ../nbs/06_training.ipynb #41094dc9
 def compare_gradients(
     model,  # to be trained; LoRA's zeros are filled with small random numbers
     batcher: Batcher,
@@ -458,16 +462,29 @@ def compare_gradients(
     head, dtype = find_head(model), next(weight for weight in model.parameters() if weight.requires_grad).dtype
     loss, found, sharing = step_gradients(model, head, batcher, examples)
     reference_loss, expected, _ = step_gradients(model, head, Batcher("padded", 1, 1, batcher.pad_token_id), examples)
+    bounds = (1e-12, 1e-6) if dtype == torch.float64 and not _rounds(model) else (1e-6, 1e-5)
+    apart, worst = gradient_distance(found, expected)
+    return GradientCheck(batcher.batching, str(dtype).removeprefix("torch."), sharing, reference_loss, loss, apart, worst, bounds)
+
+# %% ../nbs/06_training.ipynb #63d0af07
+def _rounds(model) -> bool:
+    "Say whether a family's own attention takes its softmax in float32, whatever it is given: the plain one that soft caps want."
+    return getattr(model, "get_base_model", lambda: model)().config._attn_implementation == "eager"
+
+# %% ../nbs/06_training.ipynb #7c413b26
+def gradient_distance(
+    found: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+) -> tuple[float, tuple[str, float]]:  # relative L2 distance over all, and the weight that is furthest off by itself
+    "Measure how far gradients are from what they should be."
     assert found.keys() == expected.keys()
     apart = {name: (found[name] - expected[name]).double().norm().item() for name in expected}
     norms = {name: gradient.double().norm().item() for name, gradient in expected.items()}
-    relative = {name: apart[name] / max(norms[name], 1e-30) for name in apart if norms[name] > 1e-6 * max(norms.values())}
+    relative = {name: apart[name] / norms[name] for name in apart if norms[name] > 1e-6 * max(norms.values())}
     worst = max(relative, key=relative.get)
-    bounds = (1e-12, 1e-6) if dtype == torch.float64 else (1e-6, 1e-5)
-    return GradientCheck(batcher.batching, str(dtype).removeprefix("torch."), sharing, reference_loss, loss, math.hypot(*apart.values()) / math.hypot(*norms.values()),
-                         (worst, relative[worst]), bounds)
+    return math.hypot(*apart.values()) / math.hypot(*norms.values()), (worst, relative[worst])
 
-# %% ../nbs/06_training.ipynb #6fbdce96
+# %% ../nbs/06_training.ipynb #eaf88ed0
 def check_gradients(
     config: ExperimentConfig,
     checkpoint: Checkpoint,
@@ -480,11 +497,13 @@ def check_gradients(
         raise LabError("--float64 wants weights in full, and these are quantized: leave out load_in_4bit and load_in_8bit, or --float64.")
     config = config.model_copy(update=dict(dtype="float32", lora_dropout=0.0, bf16=False, fp16=False, gradient_checkpointing=False))
     model = build_model(config, checkpoint)
-    model = model.double() if float64 else model
-    arguments = training_arguments(config, "unused")
     step_size = config.per_device_train_batch_size * config.gradient_accumulation_steps
     examples = [train[number] for number in next(iter(make_sampler(config, train, step_size)))]
-    return compare_gradients(model, make_batcher(config, model, tokenizer, arguments), examples)
+    batcher = make_batcher(config, model, tokenizer, training_arguments(config, "unused"))
+    checked = compare_gradients(model.double() if float64 else model, batcher, examples)
+    if checked.passed or float64 or config.load_in_4bit or config.load_in_8bit or checked.gradients > 1e-3:
+        return checked
+    return replace(checked, double=compare_gradients(model.double(), batcher, examples))
 
 # %% ../nbs/06_training.ipynb #da6f67f4
 def peak_memory() -> int:  # bytes
