@@ -190,15 +190,20 @@ class LabEngine(NBClientEngine):
         if kind == "train":
             records.begin_record(folder, config)
         os.environ["LLMLAB_RUN_DIR"] = str(folder)
-        restore = _terminate_as_interrupt()
+        asked, restore = _end_gracefully(folder, kind)
         error = "interrupted"
         try:
             result = super().execute_notebook(nb, kernel_name, output_path=output_path, input_path=input_path, lab_folder=folder, **others)
             error = _error_of(result)
+            if error and error.startswith("KeyboardInterrupt"):
+                error, asked = "interrupted", [True]
+                raise KeyboardInterrupt
             return result
-        except KeyboardInterrupt:
+        except BaseException as problem:  # such as a kernel that ended when it was asked to
+            if not (asked or isinstance(problem, KeyboardInterrupt)):
+                raise
             print(f"\nInterrupted. The record is in {folder}.", file=sys.stderr)
-            raise
+            raise KeyboardInterrupt from None
         finally:
             os.environ.pop("LLMLAB_RUN_DIR", None)
             restore()
@@ -246,17 +251,25 @@ def _error_of(notebook):
     return None
 
 # %% ../nbs/14_papermill_engine.ipynb #fb264d86
-def _terminate_as_interrupt():
-    "Turn SIGTERM, and the closing of a terminal, into an interrupt, so that the run is saved; return what undoes that."
+def _end_gracefully(folder, kind):
+    "Hand SIGTERM, Ctrl-C and the closing of a terminal on to a training's kernel, which saves a checkpoint first; return the signals so far, and what undoes that."
+    asked = []
     if threading.current_thread() is not threading.main_thread():
-        return lambda: None
+        return asked, lambda: None
 
-    def interrupt(number, frame):
+    def end(number, frame):
+        with contextlib.suppress(OSError, ValueError):
+            process = json.loads((folder / "record.json").read_text(encoding="utf-8")).get("process")
+            if kind == "train" and not asked and process not in (None, os.getpid()):
+                asked.append(number)
+                os.kill(process, signal.SIGTERM)
+                print("\nEnding; a training saves a checkpoint after the step under way. Once more ends it at once.", file=sys.stderr)
+                return
         raise KeyboardInterrupt
 
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    return lambda: [signal.signal(number, handler) for number, handler in before.items()]
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in signals}
+    return asked, lambda: [signal.signal(number, handler) for number, handler in before.items()]
 
 # %% ../nbs/14_papermill_engine.ipynb #7b908b0f
 def _watch(folder, manager):
