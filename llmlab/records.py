@@ -6,7 +6,8 @@
 __all__ = ['describe_environment', 'describe_git', 'Record', 'end_record', 'begin_record', 'is_running', 'reopen_record',
            'keep_curve', 'start_record', 'note_surroundings', 'environment_changes', 'Termination', 'describe_entries',
            'resolve_config', 'train_here', 'MetricsCallback', 'record_callbacks', 'finish_record', 'write_page',
-           'show_record', 'adopt_notebook']
+           'show_record', 'adopt_notebook', 'rerun_settings', 'verify_rerun', 'finished_record', 'setting_changes',
+           'adapter_distance']
 
 # %% ../nbs/09_records.ipynb #5e12d514
 import atexit
@@ -28,11 +29,11 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from .config import (ExperimentConfig, LabError, call_with, config_from_yaml, config_to_yaml, find_run, fresh_folder, load_extensions, make_config, output_folder, project_root,
+from .config import (ExperimentConfig, LabError, call_with, config_from_yaml, config_to_yaml, field_comments, find_run, fresh_folder, load_extensions, make_config, output_folder, project_root,
                            show_table, write_atomic)
-from .evaluation import choose_task, find_task
-from .models import Checkpoint, choose_dtype, choose_targets, hash_weights
-from .prompts import choose_prompt, find_prompt
+from .evaluation import TASKS, choose_task, find_task
+from .models import MODELS, Checkpoint, check_model_name, choose_dtype, choose_targets, hash_weights
+from .prompts import PROMPTS, choose_prompt, find_prompt
 from .tracking import MlflowCallback, MlflowRun, resume_mlflow_run, tensorboard_callback, tracking_uri
 from .training import hash_trace, newest_checkpoint, training_arguments
 
@@ -66,6 +67,10 @@ def describe_git() -> dict | None:  # None outside of a repository
     except (subprocess.CalledProcessError, FileNotFoundError):
         return None
 
+# %% ../nbs/09_records.ipynb #9da8debc
+def _to_json(value):
+    return json.dumps(value, ensure_ascii=False, indent=1, default=lambda value: getattr(value, "__qualname__", str(value)))
+
 # %% ../nbs/09_records.ipynb #ee1311b6
 class Record:
     "The folder of one run."
@@ -78,7 +83,7 @@ class Record:
     def note(self, **facts):
         "Add facts to record.json."
         self.content.update(facts)
-        write_atomic(self.folder / "record.json", json.dumps(self.content, ensure_ascii=False, indent=1, default=lambda value: getattr(value, "__qualname__", str(value))) + "\n")
+        write_atomic(self.folder / "record.json", _to_json(self.content) + "\n")
 
     def settle(self, **facts):
         "Note what must not change while a run lasts; raise a `LabError` where one that is resumed finds other data or weights."
@@ -166,13 +171,13 @@ def begin_record(
                 started=_now(), ended=None, **_this_process())
     return record
 
-# %% ../nbs/09_records.ipynb #c814aafa
+# %% ../nbs/09_records.ipynb #2bd93f3c
 def _this_process():
     import psutil
 
     return {"process": os.getpid(), "process_created": psutil.Process().create_time()}
 
-# %% ../nbs/09_records.ipynb #c54db50e
+# %% ../nbs/09_records.ipynb #3b21109c
 def is_running(content: dict) -> bool:  # `content`: of record.json
     "Say whether the process that last worked on a run is still there."
     import psutil
@@ -193,7 +198,7 @@ def reopen_record(folder: Path) -> Record:
         time.sleep(0.2)
     else:
         raise LabError(f"resume: run {folder.name} is still running (process {record.content['process']}): wait for it, or end it first.")
-    for path in folder.glob(".*"):  # what was being written when it was stopped
+    for path in [*folder.glob(".*"), *folder.glob("train.html")]:  # what was being written when it was stopped, and the page of that
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     checkpoint = newest_checkpoint(folder / "checkpoints")
     step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
@@ -201,7 +206,7 @@ def reopen_record(folder: Path) -> Record:
     record.note(status="running", ended=None, error=None, resumed=[*record.content.get("resumed", []), {"time": _now(), "step": step}], **_this_process())
     return record
 
-# %% ../nbs/09_records.ipynb #28143920
+# %% ../nbs/09_records.ipynb #3ab70f87
 def keep_curve(
     path: Path,  # metrics.jsonl
     step: int,  # of the checkpoint from which a run goes on
@@ -227,12 +232,12 @@ def start_record(config: ExperimentConfig) -> Record:
         record.mlflow.reopen()
     elif "mlflow" in config.report_to:
         record.mlflow = MlflowRun(tracking_uri(config.mlflow_tracking_uri, config.output_dir), config.experiment_name, config.run_name or folder.name,
-                                  {"llmlab.run_id": folder.name, "llmlab.folder": str(folder)}, folder.parent / "artifacts", bool(config.resume))
+                                  {"llmlab.run_id": folder.name, "llmlab.folder": str(folder)}, folder.parent / "artifacts", "llmlab.run_id" if config.resume else None)
         record.note(mlflow_run_id=record.mlflow.run_id)
     atexit.register(record.close, "interrupted")
     return record
 
-# %% ../nbs/09_records.ipynb #c020d2c5
+# %% ../nbs/09_records.ipynb #0bc2f8c4
 def note_surroundings(record: Record, config: ExperimentConfig):
     "Note process, versions, commit and extensions; a run that is resumed must have its extensions as they were, and hears of other versions."
     extensions, before = load_extensions(config.extensions), record.content
@@ -250,14 +255,14 @@ def note_surroundings(record: Record, config: ExperimentConfig):
         print("Since this run began, this has changed, and the last bits may differ: " + ", ".join(f"{name} {one} -> {other}" for name, one, other in changes))
     record.note(environment=environment, git=describe_git(), extensions=digests, **_this_process())
 
-# %% ../nbs/09_records.ipynb #be8b2994
+# %% ../nbs/09_records.ipynb #e1ccb02e
 def environment_changes(before: dict, now: dict) -> list[tuple]:  # name, before, now
     "List what differs between two descriptions of what surrounds an experiment: versions first."
     packages = {name: (before["packages"].get(name), version) for name, version in now["packages"].items()}
     others = {name: (before.get(name), now[name]) for name in ("python", "cpu", "cpu_capability", "torch_threads", "gpu", "platform")}
     return [(name, one, other) for name, (one, other) in [*packages.items(), *others.items()] if one != other]
 
-# %% ../nbs/09_records.ipynb #8b786d94
+# %% ../nbs/09_records.ipynb #6a2bd8ce
 class Termination(TrainerCallback):
     "Save a checkpoint before the process ends, where it is asked to end."
 
@@ -439,3 +444,109 @@ def adopt_notebook(record: Record, notebook: Path):
         run.log_files(own, page)
         if run.problems:
             record.note(mlflow_problems=[*(record.content.get("mlflow_problems") or []), *run.problems])
+
+# %% ../nbs/09_records.ipynb #88a95fcf
+def rerun_settings(folder: Path) -> dict:
+    "Collect the parameters that run a record's experiment again."
+    content = Record(folder).content
+    if content.get("kind") == "evaluation":
+        raise LabError(f"Run {folder.name} is an evaluation: rerun is for trainings. `llmlab evaluate` evaluates again.")
+    own, extensions = config_from_yaml(folder / "config.yaml").model_dump(), _kept_extensions(folder, content)
+    load_extensions(extensions)
+    own |= {"extensions": extensions, "resume": None, "run_name": None, "num_threads": own["num_threads"] or content.get("environment", {}).get("torch_threads"),
+            **_changed_entries(own, content.get("entries") or {})}
+    if output_folder(own["output_dir"]) != folder.parent:
+        own["output_dir"] = str(folder.parent)
+    preset, place = check_model_name(own["model"])
+    if not place and not (preset and preset.package):
+        own["model_revision"] = content.get("model", {}).get("revision") or own["model_revision"]
+    return {name: value for name, value in own.items() if value != ExperimentConfig.model_fields[name].default}
+
+# %% ../nbs/09_records.ipynb #7d91c45f
+def _kept_extensions(folder, content):
+    "Find a record's own copies of its extensions, as paths from the project's root where they lie in it."
+    kept = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in (folder / "extensions").glob("*")}
+    paths, root = [], project_root()
+    for path, digest in (content.get("extensions") or {}).items():
+        if digest not in kept:
+            raise LabError(f"Run {folder.name} has no copy of its extension {path} in extensions/: without it the experiment cannot be run again.")
+        paths.append(str(kept[digest].relative_to(root) if root and kept[digest].is_relative_to(root) else kept[digest]))
+    return paths
+
+# %% ../nbs/09_records.ipynb #5782def5
+def _changed_entries(own, entries):
+    "Return the entries of the record whose names now stand for something else: a preset, a prompt or a task may have been edited since."
+    changed = {}
+    for parameter, registry, recorded in (("model", MODELS, entries.get("model")), ("prompt", PROMPTS, entries.get("prompt")),
+                                          ("task", TASKS, (entries.get("tasks") or {}).get(own["task"] if isinstance(own["task"], str) else "own"))):
+        name = own[parameter]
+        if recorded and isinstance(name, str) and (name not in registry or json.loads(_to_json(asdict(registry[name]))) != recorded):
+            print(f"{parameter} {name} has changed since: it is taken from the record.")
+            changed[parameter] = recorded
+    return changed
+
+# %% ../nbs/09_records.ipynb #ebe217de
+def verify_rerun(
+    original: Path,  # folders of two finished runs
+    again: Path,
+) -> dict:  # also written to verify.json in `again`
+    "Compare a rerun with the record it reruns."
+    one, other = finished_record(original), finished_record(again)
+    checks = [{"what": what, "original": before, "rerun": now, "same": before == now} for what, before, now in _facts(original, again, one, other)]
+    traces = [_read_trace(folder) for folder in (original, again)]
+    exact = all(check["same"] and check["original"] is not None for check in checks if check["what"] in ("loss trace", "adapter"))
+    report = {"original": one["run_id"], "rerun": other["run_id"], "identical": exact, "environment_changes": environment_changes(one["environment"], other["environment"]),
+              "setting_changes": setting_changes(one["params"], other["params"]), "first_differing_step": None, "max_loss_difference": None,
+              "adapter_relative_l2": adapter_distance(original / "adapter", again / "adapter"), "checks": checks}
+    if all(traces):
+        differences = [abs(before - now) for before, now in zip(*traces)]
+        report["max_loss_difference"] = max(differences)
+        report["first_differing_step"] = next((step for step, difference in enumerate(differences, 1) if difference), None if len(traces[0]) == len(traces[1]) else len(differences) + 1)
+    write_atomic(again / "verify.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    return report
+
+# %% ../nbs/09_records.ipynb #e53bd768
+def finished_record(folder):
+    content = Record(folder).content
+    if content.get("status") != "finished" or not content.get("adapter_sha256"):
+        raise LabError(f"Run {folder.name} is {content.get('status')}: only a finished training can be verified. Resume it first, or rerun it without --verify.")
+    return content
+
+# %% ../nbs/09_records.ipynb #58096486
+def _facts(original, again, one, other):
+    "Yield what is compared: a name, the record's value, the rerun's."
+    for what, name, key in (("data", "data", "fingerprint"), ("model weights", "model", "sha256")):
+        yield what, one.get(name, {}).get(key), other.get(name, {}).get(key)
+    yield "loss trace", one.get("loss_trace_sha256"), other.get("loss_trace_sha256")
+    yield "adapter", one["adapter_sha256"], other["adapter_sha256"]
+    for name in sorted(set(one["metrics"]) | set(other["metrics"])):
+        if not name.endswith(("_runtime", "_bytes")):  # those are the machine's, not the experiment's
+            yield name, one["metrics"].get(name), other["metrics"].get(name)
+    for name in ("samples.jsonl", "questions.jsonl"):
+        texts = [(folder / name).read_text(encoding="utf-8") if (folder / name).exists() else "" for folder in (original, again)]
+        if any(texts):
+            lines = [text.splitlines() for text in texts]
+            same = sum(before == now for before, now in zip(*lines))
+            yield f"answers in {name}", f"{len(lines[0])}", f"{len(lines[1])}" if texts[0] == texts[1] else f"{len(lines[1])}, {same} the same"
+
+# %% ../nbs/09_records.ipynb #548dd1dc
+def _read_trace(folder):
+    path = folder / "loss_trace.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+# %% ../nbs/09_records.ipynb #49850d87
+def setting_changes(before: dict, now: dict) -> list[tuple]:  # name, before, now
+    "List the settings that differ, less those that only say where things go."
+    elsewhere = {*field_comments()["Where it goes"], "resume", "extensions"}
+    return [(name, before.get(name), now.get(name)) for name in {**before, **now} if name not in elsewhere and before.get(name) != now.get(name)]
+
+# %% ../nbs/09_records.ipynb #5211a9bd
+def adapter_distance(one: Path, other: Path) -> float | None:  # None where one of them is not at hand
+    "Measure how far two sets of weights are apart: the L2 norm of their difference over that of the first."
+    from safetensors.torch import load_file
+
+    weights = [{name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()} for folder in (one, other)]
+    if not all(weights) or weights[0].keys() != weights[1].keys():
+        return None
+    squares = [((tensor.double() - weights[1][name].double()).square().sum().item(), tensor.double().square().sum().item()) for name, tensor in weights[0].items()]
+    return (sum(difference for difference, _ in squares) / sum(size for _, size in squares)) ** 0.5

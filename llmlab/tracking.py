@@ -44,7 +44,7 @@ class MlflowRun:
     "One MLflow run; without a store it remembers why, and does nothing."
 
     def __init__(self, uri: str, experiment: str, name: str, tags: dict[str, str] | None = None, artifacts: Path | None = None,
-                 resume: bool = False):  # go on with the run that has these tags, where there is one
+                 resume: str | None = None):  # a tag: go on with the run that has the same, where there is one
         self.uri, self.client, self.run_id, self.problems, self.under_way, self.logged = uri, None, None, [], [], {}
         self._try("start", self._start, experiment, name, tags or {}, artifacts, resume)
 
@@ -53,8 +53,7 @@ class MlflowRun:
         found = client.get_experiment_by_name(experiment)
         place = artifacts.as_uri() if artifacts and self.uri.startswith("sqlite:") else None
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=place)
-        same = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        begun = client.search_runs([experiment_id], same) if resume and tags else []
+        begun = client.search_runs([experiment_id], f"tags.`{resume}` = '{tags[resume]}'") if resume else []
         self.run_id = (begun[0] if begun else client.create_run(experiment_id, run_name=name, tags=tags)).info.run_id
         self.client = client
 
