@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Commands', 'main', 'settings_help', 'takes_parameters', 'read_settings', 'train', 'evaluate', 'resume', 'rerun',
-           'verify_lines', 'read_notebook', 'run_notebook', 'checked_config', 'preview', 'plan', 'merge', 'export',
-           'chat', 'text_table', 'presets', 'ui']
+           'verify_lines', 'compare', 'read_notebook', 'run_notebook', 'checked_config', 'preview', 'plan', 'merge',
+           'export', 'chat', 'text_table', 'presets', 'ui']
 
 # %% ../nbs/12_cli.ipynb #930f61d6
 import functools
@@ -103,7 +103,7 @@ def resume(run, output_dir):
     "Go on with a run that did not finish, from its newest checkpoint, in its own record."
     sys.exit(run_notebook("train.ipynb", {"resume": str(find_run(run, output_dir))}))
 
-# %% ../nbs/12_cli.ipynb #48ddb4e6
+# %% ../nbs/12_cli.ipynb #3208b523
 @main.command()
 @click.argument("run")
 @click.option("--verify", is_flag=True, help="Compare what comes out with the record, bit by bit; the exit status is 1 where it differs.")
@@ -128,7 +128,7 @@ def rerun(settings, run, verify, output_dir):
         status = 0 if report["identical"] else 1
     sys.exit(status)
 
-# %% ../nbs/12_cli.ipynb #b9b4ebfc
+# %% ../nbs/12_cli.ipynb #a27a6123
 def verify_lines(report: dict) -> list[str]:  # `report`: from `llmlab.records.verify_rerun`
     "Write a comparison of a rerun with its record for a terminal."
     def short(value):
@@ -143,6 +143,25 @@ def verify_lines(report: dict) -> list[str]:  # `report`: from `llmlab.records.v
     if report["adapter_relative_l2"]:
         lines.append(f"The adapters are {report['adapter_relative_l2']:.3g} apart (L2 norm of the difference over that of the record's).")
     return [*lines, "Identical: weights and losses are the same to the last bit." if report["identical"] else "Not identical."]
+
+# %% ../nbs/12_cli.ipynb #ca8edd92
+@main.command()
+@click.argument("runs", nargs=-1)
+@click.option("--from", "source", default="runs", show_default=True, type=click.Choice(["runs", "mlflow"]), help="Read runs from their folders, or from MLflow alone.")
+@click.option("--mlflow-tracking-uri", help="Of that MLflow; otherwise MLFLOW_TRACKING_URI, otherwise sqlite in the output folder.")
+@click.option("--notebook", is_flag=True, help="Write the comparison as a notebook and a page, with curves and answers.")
+@click.option("--output-dir", default="runs", show_default=True, help="Where runs are.")
+def compare(runs, source, mlflow_tracking_uri, notebook, output_dir):
+    "Compare RUNS: what differs, scores with intervals, time, memory; without names, list all runs."
+    from llmlab.compare import comparison_tables, find_runs, list_runs
+
+    found = find_runs(list(runs), output_dir, source, mlflow_tracking_uri)
+    for table in comparison_tables(found) if runs else [list_runs(found)]:
+        click.echo(f"{table.title}{f': {table.note}' if table.note else ''}")
+        click.echo(text_table(table.head, table.rows) + "\n" if table.rows else "")
+    if notebook:
+        chosen = {"runs": list(runs), "source": source, "output_dir": output_dir, "mlflow_tracking_uri": mlflow_tracking_uri}
+        sys.exit(run_notebook("compare.ipynb", chosen))
 
 # %% ../nbs/12_cli.ipynb #690e58aa
 def read_notebook(name: str) -> dict:
@@ -165,7 +184,7 @@ def run_notebook(
     from llmlab.papermill_engine import check_parameters
 
     kind, config, planned = check_parameters(read_notebook(name), settings)
-    settings = {name: getattr(config, name, value) for name, value in settings.items()}  # the notebook shows 8, not '8'
+    settings = {name: value if kind == "compare" else getattr(config, name, value) for name, value in settings.items()}  # the notebook shows 8, not '8'
     root, folder = project_root(), folder or planned or (find_run(config.resume, config.output_dir) if config.resume else call_with(fresh_folder, config))
     output = folder / name
     click.echo(f"{output.relative_to(root) if output.is_relative_to(root) else output}", err=True)

@@ -23,6 +23,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from .config import (ExperimentConfig, LabError, call_with, closest, coerce, find_run, fresh_folder, load_extensions, make_config, output_folder,
                            project_root, resumed, write_atomic)
+from .compare import plan_comparison
 from .data import check_dataset_name
 from .evaluation import find_task, load_questions, plan_evaluation
 from .models import check_model_name
@@ -52,10 +53,11 @@ def cell_defaults(
 # %% ../nbs/14_papermill_engine.ipynb #53b18973
 def kind_of(
     defaults: dict | None,  # from `cell_defaults`
-) -> str | None:  # train, evaluate, or None for a notebook that is not the lab's
+) -> str | None:  # train, evaluate, compare, or None for a notebook that is not the lab's
     "Tell the lab's notebooks by their parameters."
     names = set(defaults or ())
-    return "train" if set(ExperimentConfig.model_fields) <= names else "evaluate" if {"run", "settings"} <= names else None
+    kinds = {"train": set(ExperimentConfig.model_fields), "evaluate": {"run", "settings"}, "compare": {"runs", "source"}}
+    return next((kind for kind, own in kinds.items() if own <= names), None)
 
 # %% ../nbs/14_papermill_engine.ipynb #ab18f4f0
 VALUES = {  # papermill's options that take values, and how many
@@ -118,6 +120,8 @@ def complete_command_line(
     with contextlib.suppress(LabError):  # `plan_run` says what is wrong, and nothing is written
         if kind == "evaluate":
             _, folder = plan_evaluation(settings)
+        elif kind == "compare":
+            folder = plan_comparison(settings)
         elif settings["resume"] not in (None, "None"):
             folder = find_run(settings["resume"], settings["output_dir"])
         else:
@@ -135,7 +139,7 @@ class BadParameters(LabError, click.UsageError):
 def check_parameters(
     notebook: dict,
     parameters: dict,  # what papermill was given
-) -> tuple[str, ExperimentConfig, Path | None] | None:  # train or evaluate, the settings, an evaluation's folder; None for a notebook that is not the lab's
+) -> tuple[str, ExperimentConfig, Path | None] | None:  # kind, settings, folder of an evaluation or comparison; None for a notebook that is not the lab's
     "Check parameters against the notebook's parameters cell, and settings against each other."
     defaults = cell_defaults(notebook)
     kind, folder = kind_of(defaults), None
@@ -147,6 +151,8 @@ def check_parameters(
                                       for name in unknown))
     settings = {**defaults, **parameters}
     try:
+        if kind == "compare":
+            return kind, ExperimentConfig(), plan_comparison(settings)
         if kind == "evaluate":
             config, folder = plan_evaluation(settings)
         else:

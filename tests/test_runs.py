@@ -180,7 +180,7 @@ def test_terminal_output_is_progress_only(finished):
 def test_record_is_complete(finished):
     """The record's folder holds every file and record.json every field."""
     assert re.fullmatch(r"\d{8}-\d{6}-tiny-llama-lab-ko-instruct-[0-9a-f]{4}", finished.folder.name)
-    names = {"train.ipynb", "train.html", "config.yaml", "record.json", "metrics.jsonl", "samples.jsonl", "adapter", "environment.txt", "logs"}
+    names = {"train.ipynb", "train.html", "config.yaml", "record.json", "metrics.jsonl", "loss_trace.json", "samples.jsonl", "adapter", "environment.txt", "logs"}
     left = {path.name for path in finished.folder.iterdir()}
     assert names <= left <= names | {"checkpoints"}
     record = finished.record
