@@ -118,7 +118,8 @@ def rerun(settings, run, verify, output_dir):
     if verify:
         finished_record(original)
     for name, one, other in environment_changes(before.get("environment") or describe_environment(), describe_environment()):
-        click.echo(f"{name}: {one} in the record, {other} here: the result may differ.", err=True)
+        if name != "torch_threads":  # those are set as in the record
+            click.echo(f"{name}: {one} in the record, {other} here: the result may differ.", err=True)
     os.environ["LLMLAB_RERUN_OF"] = original.name
     folder = call_with(fresh_folder, checked_config(settings))
     status = run_notebook("train.ipynb", settings, folder)

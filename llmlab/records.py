@@ -240,6 +240,8 @@ def start_record(config: ExperimentConfig) -> Record:
 # %% ../nbs/09_records.ipynb #0bc2f8c4
 def note_surroundings(record: Record, config: ExperimentConfig):
     "Note process, versions, commit and extensions; a run that is resumed must have its extensions as they were, and hears of other versions."
+    import torch
+
     extensions, before = load_extensions(config.extensions), record.content
     digests = {path: file["sha256"] for path, file in extensions.items()}
     if config.resume and (changed := [path for path, digest in digests.items() if before.get("extensions", digests).get(path) != digest]):
@@ -250,6 +252,8 @@ def note_surroundings(record: Record, config: ExperimentConfig):
         name = Path(path).name if Path(path).name not in names else f"{Path(path).stem}-{len(names)}{Path(path).suffix}"
         names.add(name)
         write_atomic(record.folder / "extensions" / name, file["content"])
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
     environment = describe_environment()
     if config.resume and (changes := environment_changes(before.get("environment", environment), environment)):
         print("Since this run began, this has changed, and the last bits may differ: " + ", ".join(f"{name} {one} -> {other}" for name, one, other in changes))
