@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"max_train_samples": 40, "max_eval_samples": 4, "num_samples": 1, "max_new_tokens": 4, "num_train_epochs": 2, "per_device_train_batch_size": 2,
             "gradient_accumulation_steps": 2, "learning_rate": 0.01, "lora_dropout": 0.1, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 2}
+VICTIMS = ("papermill", "kernel", "both", "both")
 PHASES = ("any moment", "training", "saving", "after training", "writing the notebook")
 
 
@@ -57,13 +58,17 @@ def has_come(phase: str, folder: Path | None, step: int) -> bool:
 
 
 def kill(process: subprocess.Popen, folder: Path | None, victim: str) -> str:
-    "Send SIGKILL to papermill, to the kernel or to both, and say where the run was."
+    "Send SIGKILL to papermill, to the kernel or to both, or SIGTERM to papermill, and say where the run was."
     record = read_json(folder / "record.json") if folder else {}
     lines = read_lines(folder / "metrics.jsonl") if folder else []
     step = max((line["step"] for line in lines), default=0)
     state = ("no record yet" if not record else "finished" if record["status"] == "finished" else "after training" if any("train_loss" in line for line in lines)
              else f"step {step}" if step else "before training" if lines else "starting")
     kernel = record.get("process")
+    if victim == "SIGTERM":
+        process.terminate()
+        process.communicate(timeout=120)
+        return state
     if kernel not in (None, process.pid) and victim != "papermill":
         try:
             os.kill(kernel, signal.SIGKILL)
@@ -75,11 +80,11 @@ def kill(process: subprocess.Popen, folder: Path | None, victim: str) -> str:
     return state
 
 
-def run_and_kill(parameters: list, output: Path, phase: str, choice: random.Random, duration: float = 20.0) -> tuple[str | None, str]:
+def run_and_kill(parameters: list, output: Path, phase: str, choice: random.Random, duration: float = 20.0, victims: tuple = VICTIMS) -> tuple[str | None, str]:
     "Start a run and kill it in a phase; return where it was (None: it ended first), and what was killed."
     process, began, known = start(*parameters), time.monotonic(), set(output.glob("*/record.json"))
     resumed = next((Path(value) for name, value in parameters if name == "resume"), None)
-    moment, step, victim = choice.uniform(0, 1.2 * duration), choice.randint(1, 18), choice.choice(["papermill", "kernel", "both", "both"])
+    moment, step, victim = choice.uniform(0, 1.2 * duration), choice.randint(1, 18), choice.choice(victims)
     while process.poll() is None:
         new = set(output.glob("*/record.json")) - known
         folder = resumed or (new.pop().parent if new else None)
@@ -91,7 +96,7 @@ def run_and_kill(parameters: list, output: Path, phase: str, choice: random.Rand
         time.sleep(0.002)
     shown = process.communicate()[0]
     if process.returncode:
-        raise SystemExit(f"A run failed by itself:\n{shown}")
+        raise SystemExit(f"A run failed by itself:\n{shown[-3000:]}")
     return None, victim
 
 
@@ -110,7 +115,7 @@ def undisturbed(output: Path, model: Path, **settings) -> tuple[Path, float]:
     began, process = time.monotonic(), start(*{**SETTINGS, "model": model, "output_dir": output, **settings}.items())
     shown = process.communicate()[0]
     if process.returncode:
-        raise SystemExit(shown)
+        raise SystemExit(shown[-3000:])
     return next(output.glob("*/record.json")).parent, time.monotonic() - began
 
 
@@ -118,6 +123,7 @@ def main():
     "Kill until as many kills are done as wanted, and all runs have ended."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--terminate", action="store_true", help="send SIGTERM to papermill now and then, instead of SIGKILL")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -134,7 +140,7 @@ def main():
             phase = choice.choice(PHASES) if kills < arguments.kills else "never"
             parameters = [("resume", current), ("output_dir", output)] if current else [*{**SETTINGS, "model": model, "output_dir": output}.items()]
             known = set(output.glob("*/record.json"))
-            state, victim = run_and_kill(parameters, output, phase, choice, duration)
+            state, victim = run_and_kill(parameters, output, phase, choice, duration, (*VICTIMS, "SIGTERM", "SIGTERM") if arguments.terminate else VICTIMS)
             current = current or next((path.parent for path in set(output.glob("*/record.json")) - known), None)
             if state:
                 kills += 1
