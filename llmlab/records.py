@@ -263,7 +263,7 @@ def note_surroundings(record: Record, config: ExperimentConfig):
 def environment_changes(before: dict, now: dict) -> list[tuple]:  # name, before, now
     "List what differs between two descriptions of what surrounds an experiment: versions first."
     packages = {name: (before["packages"].get(name), version) for name, version in now["packages"].items()}
-    others = {name: (before.get(name), now[name]) for name in ("python", "cpu", "cpu_capability", "torch_threads", "gpu", "platform")}
+    others = {name: (before[name], now[name]) for name in ("python", "cpu", "cpu_capability", "torch_threads", "gpu", "platform") if name in before}
     return [(name, one, other) for name, (one, other) in [*packages.items(), *others.items()] if one != other]
 
 # %% ../nbs/09_records.ipynb #6a2bd8ce
