@@ -3,6 +3,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmlab.testing import save_tiny_checkpoint
+from llmlab.tracking import connect
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = importlib.util.spec_from_file_location("kill_test", ROOT / "tools" / "kill_test.py")
@@ -45,8 +47,6 @@ def whole(tiny, tmp_path_factory):
 
 def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(whole, tiny, tmp_path):
     """SIGKILL while a checkpoint is written, after training, and while the notebook is: the same weights, losses, curve, scores and answers."""
-    from llmlab.tracking import connect
-
     parameters, choice, folder = [*{**kill_test.SETTINGS, "model": tiny, "output_dir": tmp_path}.items()], random.Random(3), None
     for phase in ("saving", "after training", "writing the notebook"):
         state, _ = kill_test.run_and_kill(parameters, tmp_path, phase, choice)
@@ -115,6 +115,13 @@ def test_runs_are_compared(whole, tmp_path):
     assert llmlab("compare", "no-such-run", "--output-dir", whole.parent).returncode == 2
     shown = [llmlab("compare", *(folder.name for folder in folders), "--output-dir", whole.parent, "--from", source) for source in ("runs", "mlflow")]
     assert shown[0].returncode == 0 and shown[0].stdout == shown[1].stdout, shown[1].stderr
+    client = connect(f"sqlite:///{whole.parent / 'mlflow.db'}")  # a run of which MLflow has no files
+    bare = client.create_run(client.get_experiment_by_name("llmlab").experiment_id, run_name="bare")
+    client.log_param(bare.info.run_id, "learning_rate", "0.5")
+    client.log_metric(bare.info.run_id, "eval_loss", 3.25)
+    client.set_terminated(bare.info.run_id, "KILLED")
+    listed = llmlab("compare", "--output-dir", whole.parent, "--from", "mlflow").stdout
+    assert re.search(r"^bare +interrupted .*3\.250", listed, re.MULTILINE) and whole.name in listed
     page = llmlab("compare", folders[0], folders[-1], "--output-dir", whole.parent, "--notebook")
     assert page.returncode == 0, page.stderr
     text = next(whole.parent.glob("comparisons/*/compare.html")).read_text()
