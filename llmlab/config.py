@@ -186,6 +186,7 @@ class ExperimentConfig(BaseModel):
     bf16: bool = False  # mixed precision in bfloat16
     gradient_checkpointing: bool = False  # less memory for more time
     ddp_find_unused_parameters: bool | None = None  # for data-parallel runs
+    num_threads: Whole | None = None  # of torch on a CPU, since sums come out otherwise with another number; otherwise torch's choice, which the record then names
 
     # Watching, saving, stopping
     logging_steps: Whole = 1  # steps between two points of the loss curve
@@ -622,7 +623,8 @@ def resumed(config: ExperimentConfig) -> ExperimentConfig:
     if not config.resume:
         return config
     folder = find_run(config.resume, config.output_dir)
-    if json.loads((folder / "record.json").read_text(encoding="utf-8")).get("status") == "finished":
+    torn = (folder / "train.ipynb").exists() and not (folder / "train.html").exists()  # stopped while its notebook was written
+    if json.loads((folder / "record.json").read_text(encoding="utf-8")).get("status") == "finished" and not torn:
         raise LabError(f"resume={config.resume}: run {folder.name} is finished; there is nothing to go on with.")
     own = config_from_yaml(folder / "config.yaml").model_dump()
     for name, field in ExperimentConfig.model_fields.items():

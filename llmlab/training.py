@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'fix_randomness', 'build_model', 'FrozenHeadLoss', 'loss_of_answers', 'find_head', 'training_arguments',
-           'Batcher', 'batch_mode', 'held_out_totals', 'StepLoader', 'LabTrainer', 'SaveTrace', 'Stream',
-           'return_freed_memory', 'make_batcher', 'pack_tokens', 'make_sampler', 'group_size', 'make_trainer',
-           'hash_trace', 'GradientCheck', 'step_gradients', 'compare_gradients', 'gradient_distance', 'check_gradients',
-           'peak_memory', 'newest_checkpoint', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve',
-           'figure_html']
+           'Batcher', 'batch_mode', 'held_out_totals', 'StepLoader', 'LabTrainer', 'seal_checkpoint',
+           'checkpoint_problem', 'checkpoints_in', 'newest_checkpoint', 'Checkpoints', 'Stream', 'return_freed_memory',
+           'make_batcher', 'pack_tokens', 'make_sampler', 'group_size', 'make_trainer', 'hash_trace', 'GradientCheck',
+           'step_gradients', 'compare_gradients', 'gradient_distance', 'check_gradients', 'peak_memory', 'train_from',
+           'load_trained', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
 
 # %% ../nbs/06_training.ipynb #6c4ed56e
 import hashlib
 import html
 import json
 import math
+import os
+import shutil
 import statistics
 import struct
 import sys
@@ -28,7 +30,7 @@ from pathlib import Path
 import torch
 from torch.utils.checkpoint import checkpoint as checkpoint_of
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from .attention import forest_mode, forest_problem, pack_inputs
 from .config import ExperimentConfig, LabError, call_with, has_gpu, write_atomic
@@ -38,9 +40,15 @@ from .models import (Checkpoint, add_lora, add_tokens, check_targets, choose_dty
 from .packing import IGNORED, Example, collate_padded
 
 # %% ../nbs/06_training.ipynb #7258b91d
-def fix_randomness(seed: int):
-    "Seed Python, NumPy and torch, and ask for deterministic kernels."
+def fix_randomness(
+    seed: int,
+    num_threads: int | None = None,  # None: as many as there are
+):
+    "Seed Python, NumPy and torch, and ask for deterministic kernels and a fixed number of threads."
     set_seed(seed)
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 # %% ../nbs/06_training.ipynb #6df07b58
@@ -55,7 +63,7 @@ def build_model(
                                      config.bnb_4bit_use_double_quant, config.quantization_args)
     base = load_base_model(checkpoint.path, dtype, quantization)
     new_token_ids = add_tokens(base, load_tokenizer(checkpoint.path, tokenizer_args=config.tokenizer_args), config.new_tokens) if config.new_tokens else []
-    fix_randomness(config.seed)
+    fix_randomness(config.seed, config.num_threads)
     if not config.use_peft:
         return prepare_full(base, config.gradient_checkpointing)
     targets = choose_targets(config.target_modules, checkpoint)
@@ -149,7 +157,7 @@ def training_arguments(
     "Translate a configuration into transformers' `TrainingArguments`."
     names = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "learning_rate",
              "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "fp16", "bf16", "gradient_checkpointing",
-             "ddp_find_unused_parameters", "logging_steps", "eval_strategy", "eval_steps", "save_strategy", "save_total_limit", "load_best_model_at_end", "seed",
+             "ddp_find_unused_parameters", "logging_steps", "eval_strategy", "eval_steps", "save_strategy", "load_best_model_at_end", "seed",
              "data_seed")
     chosen = {name: getattr(config, name) for name in names}
     if config.save_steps:
@@ -159,7 +167,8 @@ def training_arguments(
     if config.gradient_checkpointing:
         chosen["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     chosen["per_device_train_batch_size"] *= chosen.pop("gradient_accumulation_steps")  # to the trainer a step is one batch; `Batcher` cuts it
-    fixed = dict(output_dir=str(folder), report_to="none", remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=has_gpu(), use_cpu=not has_gpu())
+    fixed = dict(output_dir=str(folder), report_to="none", remove_unused_columns=False, disable_tqdm=True, restore_callback_states_from_checkpoint=True,
+                 dataloader_pin_memory=has_gpu(), use_cpu=not has_gpu())
     try:
         return TrainingArguments(**{**fixed, **chosen, **config.training_args})
     except (ValueError, ImportError) as error:
@@ -278,6 +287,14 @@ class LabTrainer(Trainer):
         self.sharing.merge(inputs["sharing"])
         return total.to(losses[0])
 
+    def log(self, logs, *others):
+        "Log as usual, with the training loss from the trace: the same whether or not the run was interrupted since the last point."
+        if "loss" in logs:
+            last = next((entry["step"] for entry in reversed(self.state.log_history) if "loss" in entry), 0)
+            logs["loss"] = statistics.mean(self.loss_trace[last:])
+        super().log(logs, *others)
+
+    @torch.random.fork_rng()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         "Return the mean loss over all learned tokens of a set, in nats, and the scores of generated answers where they are due."
         started, model = time.time(), self.model_wrapped
@@ -293,16 +310,75 @@ class LabTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-# %% ../nbs/06_training.ipynb #f43b14a3
-class SaveTrace(TrainerCallback):
-    "Write the losses so far into each checkpoint."
+# %% ../nbs/06_training.ipynb #d6089dc7
+def seal_checkpoint(
+    folder: Path,
+    seconds: float,  # of training so far
+):
+    "Write the last file of a checkpoint, `complete.json`: the SHA-256 of all others, once those are on the disk."
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "complete.json"):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            files[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    write_atomic(folder / "complete.json", json.dumps({"seconds": seconds, "files": files}, indent=1))
 
-    def __init__(self, trainer: LabTrainer):
-        self.trainer = trainer
+# %% ../nbs/06_training.ipynb #a613ee87
+def checkpoint_problem(folder: Path) -> str | None:  # None: it is whole
+    "Say what is wrong with a checkpoint."
+    try:
+        files = json.loads((folder / "complete.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError):
+        return "it was not written to its end"
+    for name, digest in files.items():
+        try:
+            with open(folder / name, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                    continue
+        except OSError:
+            pass
+        return f"{name} is not as it was written"
+
+# %% ../nbs/06_training.ipynb #86d606c5
+def checkpoints_in(folder: str | Path) -> list[Path]:  # newest first
+    "List the checkpoints in a folder, whole or not."
+    return sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+
+# %% ../nbs/06_training.ipynb #4b4bafc6
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    "Find the newest checkpoint that is whole, with a word on each that is passed over."
+    for path in checkpoints_in(folder):
+        if (problem := checkpoint_problem(path)) is None:
+            return path
+        print(f"{path.name} is passed over: {problem}.")
+
+# %% ../nbs/06_training.ipynb #f43b14a3
+class Checkpoints(TrainerCallback):
+    "Complete each checkpoint with the losses so far and its seal, and keep as many as wanted."
+
+    def __init__(self, trainer: LabTrainer, save_total_limit: int | None = None):
+        self.trainer, self.limit, self.started, self.seconds, self.postponed = trainer, save_total_limit, time.time(), 0.0, False
+
+    def on_train_begin(self, args, state, control, **others):
+        self.started = time.time()
+
+    def on_step_end(self, args, state, control, **others):
+        if control.should_save and (state.epoch == int(state.epoch) or state.global_step >= state.max_steps):
+            control.should_save, self.postponed = False, True
+
+    def on_epoch_end(self, args, state, control, **others):
+        control.should_save, self.postponed = control.should_save or self.postponed, False
 
     def on_save(self, args, state, control, **others):
+        self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
-            write_atomic(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "loss_trace.json", json.dumps(self.trainer.loss_trace))
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_atomic(folder / "loss_trace.json", json.dumps(self.trainer.loss_trace))
+            seal_checkpoint(folder, self.seconds + time.time() - self.started)
+            kept = {str(folder), state.best_model_checkpoint}
+            for old in checkpoints_in(args.output_dir)[self.limit or sys.maxsize:]:
+                if str(old) not in kept:
+                    shutil.rmtree(old)
 
 # %% ../nbs/06_training.ipynb #3f0b4640
 class Stream(torch.utils.data.IterableDataset):
@@ -382,7 +458,8 @@ def make_trainer(
     step_size = config.per_device_train_batch_size * config.gradient_accumulation_steps * arguments.world_size
     trainer = LabTrainer(model=model, args=arguments, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer, callbacks=[*stopping, *callbacks],
                          batcher=make_batcher(config, model, tokenizer, arguments), step_size=step_size, sampler=make_sampler(config, train, step_size))
-    trainer.add_callback(SaveTrace(trainer))
+    trainer.checkpoints = Checkpoints(trainer, config.save_total_limit)
+    trainer.add_callback(trainer.checkpoints)
     if config.eval_generate_steps:
         trainer.score_answers, trainer.score_steps = score_answers, config.eval_generate_steps
     return trainer
@@ -514,11 +591,34 @@ def peak_memory() -> int:  # bytes
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-# %% ../nbs/06_training.ipynb #4b4bafc6
-def newest_checkpoint(folder: str | Path) -> Path | None:
-    "Find the newest checkpoint that was written to its end."
-    complete = [path.parent for path in Path(folder).glob("checkpoint-*/loss_trace.json")]
-    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+# %% ../nbs/06_training.ipynb #f93c2e74
+def train_from(
+    trainer: LabTrainer,
+    checkpoint: Path | None,  # None: from the start
+) -> float:  # seconds, of all of the training
+    "Train, or go on training; newer checkpoints than the one given are in the way and are deleted."
+    for path in checkpoints_in(trainer.args.output_dir):
+        if checkpoint is None or int(path.name.split("-")[1]) > int(checkpoint.name.split("-")[1]):
+            shutil.rmtree(path)
+    if checkpoint is None:
+        return trainer.train().metrics["train_runtime"]
+    trainer.loss_trace = json.loads((checkpoint / "loss_trace.json").read_text(encoding="utf-8"))
+    trainer.checkpoints.seconds = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))["seconds"]
+    state = TrainerState.load_from_json(checkpoint / "trainer_state.json")
+    if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+        load_trained(trainer, checkpoint, state)
+        return trainer.checkpoints.seconds
+    return trainer.checkpoints.seconds + trainer.train(resume_from_checkpoint=str(checkpoint)).metrics["train_runtime"]
+
+# %% ../nbs/06_training.ipynb #aa572d27
+def load_trained(trainer: LabTrainer, checkpoint: Path, state: TrainerState):
+    "Load a checkpoint at which training had ended; transformers would train one more step."
+    trainer.state, control = state, trainer.control
+    trainer.callback_handler.on_train_begin(trainer.args, state, control)
+    trainer._load_from_checkpoint(str(checkpoint))
+    if trainer.args.load_best_model_at_end and state.best_model_checkpoint:
+        trainer._load_best_model()
+    trainer.callback_handler.on_train_end(trainer.args, state, control)
 
 # %% ../nbs/06_training.ipynb #25ff0891
 def run_training(
@@ -528,9 +628,7 @@ def run_training(
     "Train, with the held-out loss before and after; return the metrics that a record holds."
     before = trainer.evaluate(metric_key_prefix="before")
     checkpoint = newest_checkpoint(trainer.args.output_dir) if resume else None
-    if checkpoint:
-        trainer.loss_trace = json.loads((checkpoint / "loss_trace.json").read_text())
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = train_from(trainer, checkpoint)
     last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), {})
     known = last.get("step") == trainer.state.global_step and not trainer.args.load_best_model_at_end
     after = {"after_loss": last["eval_loss"]} if known else trainer.evaluate(metric_key_prefix="after")
@@ -538,7 +636,7 @@ def run_training(
     if not math.isfinite(train_loss):
         raise LabError(f"The training loss became {train_loss}: lower learning_rate, or train in float32 or bf16 instead of fp16.")
     return {"eval_loss_before": before["before_loss"], "eval_loss": after["after_loss"], "train_loss": train_loss,
-            "train_runtime": result.metrics["train_runtime"], "steps": trainer.state.global_step, "epochs": trainer.state.epoch,
+            "train_runtime": seconds, "steps": trainer.state.global_step, "epochs": trainer.state.epoch,
             "peak_memory_bytes": peak_memory()}
 
 # %% ../nbs/06_training.ipynb #e3e8d269
