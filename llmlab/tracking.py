@@ -52,7 +52,8 @@ class MlflowRun:
         found = client.get_experiment_by_name(experiment)
         place = artifacts.as_uri() if artifacts and self.uri.startswith("sqlite:") else None
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=place)
-        self.run_id = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+        above = os.environ.get("LLMLAB_PARENT_RUN")
+        self.run_id = client.create_run(experiment_id, run_name=name, tags={**tags, **({"mlflow.parentRunId": above} if above else {})}).info.run_id
         self.client = client
 
     def _try(self, what, function, *positional, **named):
