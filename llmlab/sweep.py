@@ -9,7 +9,7 @@ __all__ = ['QUIET', 'LOOPBACK', 'RANGES', 'require_ray', 'ray_session', 'Sweep',
            'trial_states', 'table_of', 'make_trainable', 'point_of', 'make_watcher', 'make_search', 'run_sweep',
            'corners', 'rank', 'over_seeds', 'result_table', 'write_results']
 
-# %% ../nbs/11_sweep.ipynb #eeaee749
+# %% ../nbs/11_sweep.ipynb #e4d78652
 import contextlib
 import csv
 import hashlib
@@ -36,12 +36,12 @@ import yaml
 
 from .config import ExperimentConfig, LabError, Whole, closest, entry_from, find_path, lookup, new_run_id, output_folder, project_root, show_table, write_atomic
 
-# %% ../nbs/11_sweep.ipynb #44bebf3f
+# %% ../nbs/11_sweep.ipynb #0218f1d6
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AIR_NEW_OUTPUT": "0",
          "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0", "RAY_COLOR_PREFIX": "0"}
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's word for: this machine alone, by its loopback address
 
-# %% ../nbs/11_sweep.ipynb #f53d065f
+# %% ../nbs/11_sweep.ipynb #7205baec
 def require_ray(
     what: str,  # what wants it, for the message
 ):
@@ -49,7 +49,7 @@ def require_ray(
     if importlib.util.find_spec("ray") is None:
         raise LabError(f"{what} needs Ray, which does not come with llmlab by itself: pip install 'llmlab[ray]'.")
 
-# %% ../nbs/11_sweep.ipynb #90fb364e
+# %% ../nbs/11_sweep.ipynb #fce66481
 @contextlib.contextmanager
 def ray_session(
     address: str | None = None,  # of a cluster; otherwise RAY_ADDRESS, otherwise a Ray of our own on this machine
@@ -73,7 +73,7 @@ def ray_session(
     finally:
         ray.shutdown()
 
-# %% ../nbs/11_sweep.ipynb #9925cca7
+# %% ../nbs/11_sweep.ipynb #64a2b1cc
 @dataclass(frozen=True)
 class Sweep:
     "What a sweep tries, how it chooses, and what it judges by."
@@ -90,10 +90,10 @@ class Sweep:
     max_concurrent: Whole | None = None  # trials at a time; otherwise as many as the resources allow
     max_failures: int = 3  # times that a trial is resumed after its worker died
 
-# %% ../nbs/11_sweep.ipynb #51e2111d
+# %% ../nbs/11_sweep.ipynb #f138f811
 RANGES = ("uniform", "quniform", "loguniform", "qloguniform", "randint", "qrandint", "lograndint", "qlograndint")  # Ray Tune's functions
 
-# %% ../nbs/11_sweep.ipynb #9af750bb
+# %% ../nbs/11_sweep.ipynb #11cda707
 def split_values(
     text: str,  # as on the command line
 ):  # a list where there are several, a mapping for a range, else the text
@@ -110,12 +110,12 @@ def split_values(
     mapping = yaml.safe_load(text) if text.strip().startswith("{") else None
     return mapping if is_range(mapping) else text
 
-# %% ../nbs/11_sweep.ipynb #9e80855a
+# %% ../nbs/11_sweep.ipynb #81f18b6d
 def is_range(value) -> bool:
     "Say whether a value is a range to draw from, such as `{loguniform: [1e-5, 1e-3]}`."
     return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in RANGES
 
-# %% ../nbs/11_sweep.ipynb #f2de3052
+# %% ../nbs/11_sweep.ipynb #cdc66895
 def make_sweep(
     definition: dict,  # fields of `Sweep`
 ) -> Sweep:
@@ -138,7 +138,7 @@ def make_sweep(
         to_numbers(value)
     return sweep
 
-# %% ../nbs/11_sweep.ipynb #fa5dd448
+# %% ../nbs/11_sweep.ipynb #4e42a9ce
 def to_numbers(value: dict) -> tuple[str, list[float]]:  # Ray Tune's function, and its arguments
     "Read a range; YAML takes 1e-5 for text."
     (kind, bounds), = value.items()
@@ -150,7 +150,7 @@ def to_numbers(value: dict) -> tuple[str, list[float]]:  # Ray Tune's function, 
         raise LabError(f"parameters: {value} wants {'a step and ' if kind.startswith('q') else ''}two bounds, the lower one first{' and above 0' if 'log' in kind else ''}.")
     return kind, [int(number) for number in numbers] if "int" in kind else numbers
 
-# %% ../nbs/11_sweep.ipynb #474c47de
+# %% ../nbs/11_sweep.ipynb #2191131d
 def list_points(sweep: Sweep) -> list[dict]:  # what varies, for each trial
     "Write out the points of a grid or of random draws, each once for every seed."
     choices = {name: value for name, value in sweep.parameters.items() if isinstance(value, list) or is_range(value)}
@@ -163,13 +163,13 @@ def list_points(sweep: Sweep) -> list[dict]:  # what varies, for each trial
         points = [{name: draw(value, random) for name, value in choices.items()} for _ in range(sweep.num_samples)]
     return [{**point, **seeded} for point in points for seeded in seeds_of(sweep)]
 
-# %% ../nbs/11_sweep.ipynb #226e838f
+# %% ../nbs/11_sweep.ipynb #b01fb623
 def seeds_of(sweep: Sweep) -> list[dict]:
     "Return the seed of each repetition of a point; nothing where there is only one."
     first = int(sweep.parameters.get("seed", ExperimentConfig.model_fields["seed"].default)) if sweep.seeds > 1 else 0
     return [{"seed": first + number} for number in range(sweep.seeds)] if sweep.seeds > 1 else [{}]
 
-# %% ../nbs/11_sweep.ipynb #e4a126ec
+# %% ../nbs/11_sweep.ipynb #a4501dcb
 def draw(value, random):  # a list or a range; numpy.random.RandomState
     "Draw one value, as Ray Tune does."
     if isinstance(value, list):
@@ -180,12 +180,12 @@ def draw(value, random):  # a list or a range; numpy.random.RandomState
     drawn = getattr(tune, kind)(*numbers).sample(random_state=random)
     return int(drawn) if "int" in kind else float(drawn)
 
-# %% ../nbs/11_sweep.ipynb #6a3aa571
+# %% ../nbs/11_sweep.ipynb #c205a3da
 def trial_key(point: dict) -> str:
     "Name a point, always alike."
     return hashlib.sha256(json.dumps(point, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:10]
 
-# %% ../nbs/11_sweep.ipynb #fe7d13e9
+# %% ../nbs/11_sweep.ipynb #d8619f8b
 def check_points(
     sweep: Sweep,
     points: list[dict],
@@ -206,12 +206,12 @@ def check_points(
     check_early_stop(sweep, configs)
     return configs[0]
 
-# %% ../nbs/11_sweep.ipynb #7c5653d4
+# %% ../nbs/11_sweep.ipynb #65b7ae6b
 def fixed_parameters(sweep: Sweep) -> dict:
     "Return the parameters that are the same in every trial."
     return {name: value for name, value in sweep.parameters.items() if not (isinstance(value, list) or is_range(value))}
 
-# %% ../nbs/11_sweep.ipynb #32448672
+# %% ../nbs/11_sweep.ipynb #8c4f7a9c
 def check_early_stop(sweep: Sweep, configs: list[ExperimentConfig]):
     "Raise a `LabError` where there is nothing by which a trial could be ended early."
     for config in configs if sweep.scheduler else ():
@@ -220,7 +220,7 @@ def check_early_stop(sweep: Sweep, configs: list[ExperimentConfig]):
             raise LabError("scheduler=asha ends a trial at an evaluation, and there is none on the way: set eval_strategy to steps, and eval_steps.")
         make_scheduler(sweep, config)
 
-# %% ../nbs/11_sweep.ipynb #a2d76593
+# %% ../nbs/11_sweep.ipynb #d3ae2463
 def make_scheduler(
     sweep: Sweep,
     config: ExperimentConfig,  # of a trial
@@ -244,20 +244,20 @@ def make_scheduler(
     except (AssertionError, ValueError, TypeError) as error:
         raise LabError(f"scheduler: Ray refuses these options of ASHA ({error}): {given}; trials are {whole} {'steps' if by_steps else 'epochs'} long.") from None
 
-# %% ../nbs/11_sweep.ipynb #5e0c45d2
+# %% ../nbs/11_sweep.ipynb #057e76c5
 def direction(sweep: Sweep) -> str:  # min or max
     "Say which end of the metric is the good one."
     small = re.search("loss|perplexity|bits|runtime|memory|steps", sweep.metric)
     return sweep.mode if sweep.mode != "auto" else "min" if small else "max"
 
-# %% ../nbs/11_sweep.ipynb #dc94d063
+# %% ../nbs/11_sweep.ipynb #c5a7abbd
 def die_with_parent():
     "Have Linux end this process with the one that started it; take signals that Ray holds back."
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     if PRCTL:
         PRCTL(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
-# %% ../nbs/11_sweep.ipynb #5ae5e221
+# %% ../nbs/11_sweep.ipynb #871903b9
 def _find_prctl():
     import ctypes
 
@@ -266,7 +266,7 @@ def _find_prctl():
 
 PRCTL = _find_prctl()
 
-# %% ../nbs/11_sweep.ipynb #a35b0fad
+# %% ../nbs/11_sweep.ipynb #0699ddbf
 class TrialRun:
     "One trial: its state on disk, its process, and what it has reported."
 
@@ -370,7 +370,7 @@ class TrialRun:
         if record := self.record():
             write_atomic(self.run / "record.json", json.dumps({**record, "error": reason}, ensure_ascii=False, indent=1) + "\n")
 
-# %% ../nbs/11_sweep.ipynb #c7c72bc6
+# %% ../nbs/11_sweep.ipynb #330721c4
 def _last_place(record):
     "Return the last step and epoch of a finished run, by which a scheduler counts its time."
     metrics = record.get("metrics") or {}
@@ -385,7 +385,7 @@ def _wait_for_end(process, seconds=60):
         if process and "ipykernel" in " ".join(psutil.Process(process).cmdline()):
             psutil.Process(process).wait(seconds)
 
-# %% ../nbs/11_sweep.ipynb #95fc5a56
+# %% ../nbs/11_sweep.ipynb #d2a62527
 def open_folder(sweep: Sweep) -> Path:
     "Make or find the folder of a sweep; raise a `LabError` where its name stands for another one."
     definition = {name: value for name, value in asdict(sweep).items() if name not in ("name", "resources_per_trial", "max_concurrent", "max_failures")}
@@ -402,7 +402,7 @@ def open_folder(sweep: Sweep) -> Path:
     write_atomic(folder / "job.json", json.dumps({"mlflow_run_id": None, **job, **settings}, ensure_ascii=False, indent=1) + "\n")
     return folder
 
-# %% ../nbs/11_sweep.ipynb #4d8c7b43
+# %% ../nbs/11_sweep.ipynb #f5a9f2c0
 def trial_states(folder: Path) -> list[dict]:
     "Read the state of every trial so far, in the order in which they came."
     states = []
@@ -413,7 +413,7 @@ def trial_states(folder: Path) -> list[dict]:
         states.append({"key": path.stem, **state})
     return sorted(states, key=lambda state: state["created"])
 
-# %% ../nbs/11_sweep.ipynb #3e07e463
+# %% ../nbs/11_sweep.ipynb #7fc37719
 def table_of(
     states: list[dict],  # from `trial_states`
     metric: str,
@@ -423,14 +423,15 @@ def table_of(
     rows = [[*(state["parameters"].get(name) for name in names), state.get("status"), state.get("step"), state.get("value"), state.get("run")] for state in states]
     return [*names, "status", "step", metric, "run"], rows
 
-# %% ../nbs/11_sweep.ipynb #04417d31
+# %% ../nbs/11_sweep.ipynb #c251af36
 def make_trainable(folder: Path):  # a class
     "Make what Ray Tune runs: an actor that starts a trial's process and reports its evaluations."
-    from ray import tune
+    from ray import get_runtime_context, tune
 
     class Trial(tune.Trainable):
         def setup(self, config):
             self.trial = TrialRun(folder, point_of(config))
+            self.trial.note(ray_node=get_runtime_context().get_node_id())
             self.trial.start()
 
         def step(self):
@@ -441,7 +442,7 @@ def make_trainable(folder: Path):  # a class
 
     return Trial
 
-# %% ../nbs/11_sweep.ipynb #196e98b1
+# %% ../nbs/11_sweep.ipynb #e3d1832b
 def point_of(config: dict) -> dict:  # what Ray Tune chose
     "Return what varies in a trial."
     if "point" in config:
@@ -450,7 +451,7 @@ def point_of(config: dict) -> dict:  # what Ray Tune chose
     point = {name: value for name, value in config.items() if not name.startswith("__")}
     return point if index is None else {**point, "seed": first + index}
 
-# %% ../nbs/11_sweep.ipynb #0e0d94c6
+# %% ../nbs/11_sweep.ipynb #e3da0104
 def make_watcher(
     folder: Path,
     metric: str,
@@ -481,7 +482,7 @@ def make_watcher(
 
     return Watcher()
 
-# %% ../nbs/11_sweep.ipynb #d0f63ce8
+# %% ../nbs/11_sweep.ipynb #3db3fc2b
 def make_search(
     sweep: Sweep,
     folder: Path,
@@ -503,7 +504,7 @@ def make_search(
     first = seeds_of(sweep)[0].get("seed")
     return dict(param_space={"__first_seed__": first} if sweep.seeds > 1 else {}, search_alg=search, num_samples=sweep.num_samples * sweep.seeds)
 
-# %% ../nbs/11_sweep.ipynb #e7fe0f19
+# %% ../nbs/11_sweep.ipynb #974a7c72
 def run_sweep(
     sweep: Sweep,
     address: str | None = None,  # of a Ray cluster; otherwise one is started on this machine
@@ -528,7 +529,7 @@ def run_sweep(
         parent.finish("KILLED" if unfinished else "FINISHED")
     return folder
 
-# %% ../nbs/11_sweep.ipynb #80b1b14a
+# %% ../nbs/11_sweep.ipynb #523b3a83
 def _tune(sweep, folder, points, config, show):
     "Hand the trials to Ray Tune, and wait for them."
     import logging
@@ -568,13 +569,13 @@ def _parent_run(sweep, folder, config):
     write_atomic(path, json.dumps({**job, "mlflow_run_id": parent.run_id}, ensure_ascii=False, indent=1) + "\n")
     return parent
 
-# %% ../nbs/11_sweep.ipynb #d027c5d4
+# %% ../nbs/11_sweep.ipynb #9f18eb6e
 def corners(sweep: Sweep) -> list[dict]:
     "Write out the ends of every range with every choice, to check them."
     choices = {name: value if isinstance(value, list) else to_numbers(value)[1][:2] for name, value in sweep.parameters.items() if isinstance(value, list) or is_range(value)}
     return [dict(zip(choices, values)) for values in itertools.islice(itertools.product(*choices.values()), 1000)] or [{}]
 
-# %% ../nbs/11_sweep.ipynb #997ac8cd
+# %% ../nbs/11_sweep.ipynb #d09bfd17
 def rank(states: list[dict], mode: str) -> list[dict]:  # min or max
     "Sort trials from best to worst; those without a result come last."
     def place(state):
@@ -584,7 +585,7 @@ def rank(states: list[dict], mode: str) -> list[dict]:  # min or max
 
     return sorted(states, key=place)
 
-# %% ../nbs/11_sweep.ipynb #992f29c7
+# %% ../nbs/11_sweep.ipynb #b61d42ee
 def over_seeds(states: list[dict], metric: str) -> tuple[list[str], list[list]]:  # head, rows
     "Put the finished trials of each point together: mean and standard deviation over its seeds."
     points = {}
@@ -596,7 +597,7 @@ def over_seeds(states: list[dict], metric: str) -> tuple[list[str], list[list]]:
     rows = [[*(point.get(name) for name in names), statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)] for point, values in points.values()]
     return [*names, f"{metric} (mean)", "standard deviation", "seeds"], rows
 
-# %% ../nbs/11_sweep.ipynb #448e9768
+# %% ../nbs/11_sweep.ipynb #9a590b84
 def result_table(states: list[dict], metric: str) -> tuple[list[str], list[list]]:  # head, rows
     "Set out the results: what varies, the metric, and what else the records hold."
     others = [name for name in ("eval_loss_before", "eval_loss", "exact_match", "f1", "train_loss", "steps", "train_runtime", "peak_memory_bytes") if name != metric]
@@ -604,7 +605,7 @@ def result_table(states: list[dict], metric: str) -> tuple[list[str], list[list]
     shown = [name for name in others if any(name in (state.get("metrics") or {}) for state in states)]
     return [*head, *shown, "reason"], [[*row, *((state.get("metrics") or {}).get(name) for name in shown), state.get("reason")] for row, state in zip(rows, states)]
 
-# %% ../nbs/11_sweep.ipynb #ee6f93cd
+# %% ../nbs/11_sweep.ipynb #776a64fd
 def write_results(folder: Path, sweep: Sweep):
     "Write the results as CSV, Markdown and HTML."
     states = rank(trial_states(folder), direction(sweep))
@@ -617,7 +618,7 @@ def write_results(folder: Path, sweep: Sweep):
     pages = "".join(show_table(rows, head).data for head, rows in tables)
     write_atomic(folder / "results.html", f"<!doctype html><meta charset='utf-8'><title>{folder.name}</title><h1>{folder.name}</h1>{pages}\n")
 
-# %% ../nbs/11_sweep.ipynb #338b354d
+# %% ../nbs/11_sweep.ipynb #8ad4adc9
 def _markdown(head, rows):
     "Set a table in Markdown."
     def cell(value):
