@@ -173,7 +173,7 @@ class ExperimentConfig(BaseModel):
     group_size: Whole | None = None  # most examples of one beginning (such as a paragraph) that a step takes together; 1: none; otherwise a quarter of a step
     num_train_epochs: typing.Annotated[float, Field(gt=0)] = 1.0  # passes over the training rows
     max_steps: int = -1  # optimizer steps; above 0 it takes the place of num_train_epochs
-    per_device_train_batch_size: Whole = 4  # times gradient_accumulation_steps: the examples of an optimizer step; with batching=padded also those of a forward pass
+    per_device_train_batch_size: Whole = 4  # times gradient_accumulation_steps: the examples of an optimizer step; with padded batching also those of a forward pass
     per_device_eval_batch_size: Whole = 4  # the same in evaluation
     gradient_accumulation_steps: Whole = 2  # batches an optimizer step
     learning_rate: typing.Annotated[float, Field(gt=0)] = 3e-4  # at its highest

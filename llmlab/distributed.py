@@ -7,7 +7,7 @@ __all__ = ['EventWriter', 'StopOnRequest', 'share_scores', 'train_worker', 'prep
            'choose_trainer', 'train_model', 'worker_resources', 'join', 'open_process_group', 'Driver', 'find_launched',
            'main']
 
-# %% ../nbs/18_distributed.ipynb #a3b70eaf
+# %% ../nbs/18_distributed.ipynb #e372df8b
 import json
 import os
 import shutil
@@ -30,7 +30,7 @@ from .config import ExperimentConfig, LabError, call_with, config_from_yaml, has
 from .sweep import die_with_parent, ray_session, require_ray
 from .training import LabTrainer, build_model, make_trainer, newest_checkpoint, run_training, training_arguments
 
-# %% ../nbs/18_distributed.ipynb #ca61da03
+# %% ../nbs/18_distributed.ipynb #ae7a23b3
 class EventWriter(TrainerCallback):
     "Write what the trainer tells its callbacks into a file, for the notebook to read."
 
@@ -59,7 +59,7 @@ class EventWriter(TrainerCallback):
     def on_train_end(self, args, state, control, **others):
         self.write("on_train_end", state)
 
-# %% ../nbs/18_distributed.ipynb #88e61cca
+# %% ../nbs/18_distributed.ipynb #e7ae4098
 class StopOnRequest(TrainerCallback):
     "Save a checkpoint and stop, in all processes after the same step, once the driver has asked for it."
 
@@ -73,7 +73,7 @@ class StopOnRequest(TrainerCallback):
         if asked:
             control.should_save = control.should_training_stop = True
 
-# %% ../nbs/18_distributed.ipynb #f778a4c2
+# %% ../nbs/18_distributed.ipynb #c61c3c05
 def share_scores(
     score,  # a function without arguments: answers the held-out questions and returns scores
     alone: bool,  # the first process has the whole model and can answer by itself
@@ -87,7 +87,7 @@ def share_scores(
 
     return scores
 
-# %% ../nbs/18_distributed.ipynb #3b04b74a
+# %% ../nbs/18_distributed.ipynb #f7fd1151
 def train_worker(
     folder: str | Path,  # of the run
 ):
@@ -106,7 +106,7 @@ def train_worker(
         stopped = (place / "stop").exists() and trainer.state.global_step < trainer.state.max_steps
         write_atomic(place / "result.json", json.dumps({"metrics": metrics, "loss_trace": trainer.loss_trace, "batching": trainer.batching_facts(), "stopped": stopped}))
 
-# %% ../nbs/18_distributed.ipynb #6004ed36
+# %% ../nbs/18_distributed.ipynb #eb9f37ce
 def prepare_worker(
     config: ExperimentConfig,  # resolved
     folder: Path,  # of the run
@@ -139,7 +139,7 @@ def prepare_worker(
         trainer.score_answers = share_scores(score, alone=not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled))
     return trainer
 
-# %% ../nbs/18_distributed.ipynb #22c39ee8
+# %% ../nbs/18_distributed.ipynb #3f35cf9e
 class WorkersTrainer:
     "Stand for a trainer whose work is done by several processes."
 
@@ -242,7 +242,7 @@ class WorkersTrainer:
             write_atomic(curve, "".join(f"{line}\n" for line in kept))
             print(f"A worker was lost; all go on from step {step}.")
 
-# %% ../nbs/18_distributed.ipynb #dbbab80b
+# %% ../nbs/18_distributed.ipynb #c5748df4
 def _reason(failure):
     "Say in one line what ended the workers."
     text = str(failure[0]).strip() if failure else "they ended without a result"
@@ -252,7 +252,7 @@ def _reason(failure):
 def _name(checkpoint):
     return checkpoint.name if checkpoint else "not there yet (save_strategy)"
 
-# %% ../nbs/18_distributed.ipynb #622af09c
+# %% ../nbs/18_distributed.ipynb #43a5a4d6
 def load_weights(model, folder: Path):
     "Put trained weights into a model: an adapter's, or all of them."
     from safetensors.torch import load_file
@@ -269,7 +269,7 @@ def load_weights(model, folder: Path):
         missing = [name for name in found.missing_keys if name in dict(model.named_parameters()) and name not in tied]
     assert not found.unexpected_keys and not missing, (found.unexpected_keys, missing)
 
-# %% ../nbs/18_distributed.ipynb #4aae19ff
+# %% ../nbs/18_distributed.ipynb #f7774ab3
 def choose_trainer(
     config: ExperimentConfig,
     model,
@@ -285,7 +285,7 @@ def choose_trainer(
         return make_trainer(config, model, tokenizer, train.examples, held_out.examples, record.folder, callbacks, score_answers)
     return WorkersTrainer(config, model, record.folder, record.content["data"]["fingerprint"], callbacks)
 
-# %% ../nbs/18_distributed.ipynb #270821a0
+# %% ../nbs/18_distributed.ipynb #8ebadeee
 def train_model(
     trainer: LabTrainer | WorkersTrainer,
     resume: bool = False,  # go on from the newest checkpoint, where there is one
@@ -293,7 +293,7 @@ def train_model(
     "Train, with the held-out loss before and after; return the metrics that a record holds."
     return trainer.run(resume) if isinstance(trainer, WorkersTrainer) else run_training(trainer, resume)
 
-# %% ../nbs/18_distributed.ipynb #09010021
+# %% ../nbs/18_distributed.ipynb #505b2971
 def _launch_ray(config, folder):
     "Train in the workers of a Ray Train group, and return when they are done."
     require_ray(f"num_workers={config.num_workers}")
@@ -319,19 +319,19 @@ def _ray_worker(settings):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     train_worker(settings["folder"])
 
-# %% ../nbs/18_distributed.ipynb #77bc93a6
+# %% ../nbs/18_distributed.ipynb #3b64932f
 def worker_resources(config: ExperimentConfig) -> dict[str, float]:  # by Ray's names: CPU, GPU
     "Say what each worker takes of a cluster."
     return config.resources_per_worker or {"CPU": 1, **({"GPU": 1} if has_gpu() else {})}
 
-# %% ../nbs/18_distributed.ipynb #4f559dcb
+# %% ../nbs/18_distributed.ipynb #4e7b4203
 def _await_launched(config, folder):
     "Tell the processes that wait that there is work, and wait until it is done."
     write_atomic(Path(os.environ["LLMLAB_LAUNCH_FILE"]), str(folder))
     while not any((folder / "workers" / name).exists() for name in ("result.json", "error.json")):
         time.sleep(0.2)
 
-# %% ../nbs/18_distributed.ipynb #0e0e8e84
+# %% ../nbs/18_distributed.ipynb #5de4f940
 def join(
     settings: dict,  # parameters of the experiment
 ) -> int:  # exit status
@@ -352,7 +352,7 @@ def join(
     torch.distributed.destroy_process_group()
     return driver.process.wait() if driver else 0 if told[0] else 1
 
-# %% ../nbs/18_distributed.ipynb #4bdd2192
+# %% ../nbs/18_distributed.ipynb #bbcda621
 def open_process_group(settings: dict):
     "Set up torch's process group, as accelerate would; it uses one that is there."
     if has_gpu():
@@ -361,7 +361,7 @@ def open_process_group(settings: dict):
     backend = given.get("ddp_backend") or ("cpu:gloo,cuda:nccl" if has_gpu() else "gloo")
     torch.distributed.init_process_group(backend, timeout=timedelta(seconds=given.get("ddp_timeout", 1800)))
 
-# %% ../nbs/18_distributed.ipynb #c301ded2
+# %% ../nbs/18_distributed.ipynb #12ae3b3e
 class Driver:
     "Start the notebook in a process of its own, that ends with this one."
 
@@ -385,7 +385,7 @@ class Driver:
             time.sleep(0.2)
         return None
 
-# %% ../nbs/18_distributed.ipynb #b192affd
+# %% ../nbs/18_distributed.ipynb #8f3f35a8
 def find_launched(output_dir: str, launcher: str) -> Path | None:
     "Find the run that the processes of a launcher belonged to before they were started again."
     for path in output_folder(output_dir).glob("*/workers/job.json"):
@@ -393,7 +393,7 @@ def find_launched(output_dir: str, launcher: str) -> Path | None:
             return path.parent.parent
     return None
 
-# %% ../nbs/18_distributed.ipynb #02c18294
+# %% ../nbs/18_distributed.ipynb #30d98a5a
 @click.command()
 @takes_parameters
 def main(settings):
@@ -404,7 +404,7 @@ def main(settings):
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
 
-# %% ../nbs/18_distributed.ipynb #11fcc611
+# %% ../nbs/18_distributed.ipynb #3898bad9
 #| eval: false
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
     main()

@@ -62,7 +62,7 @@ REFUSED = {
     "a wrong value in one point": (["-p", "lora_r", "4,0"], "lora_r"),
     "a range in a grid": (["-p", "learning_rate", "{loguniform: [1e-5, 1e-3]}"], "search=grid"),
     "draws without a number": (["-p", "lora_r", "4,8", "--search", "random"], "num_samples"),
-    "an unknown option of ASHA": (["-p", "lora_r", "4,8", "-p", "max_steps", "9", "--scheduler", "{asha: {grace: 3}}"], "Did you mean 'grace_period'"),
+    "an unknown option of ASHA": (["-p", "lora_r", "4,8", "-p", "max_steps", "9", "--scheduler", "{asha: {grace_periods: 3}}"], "Did you mean 'grace_period'"),
     "no evaluation to stop at": (["-p", "lora_r", "4,8", "-p", "eval_strategy", "no", "--scheduler", "asha"], "eval_strategy"),
 }
 
