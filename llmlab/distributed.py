@@ -7,7 +7,7 @@ __all__ = ['EventWriter', 'StopOnRequest', 'share_scores', 'train_worker', 'prep
            'choose_trainer', 'train_model', 'worker_resources', 'join', 'open_process_group', 'Driver', 'find_launched',
            'main']
 
-# %% ../nbs/18_distributed.ipynb #e372df8b
+# %% ../nbs/18_distributed.ipynb #5c64fca2
 import json
 import os
 import shutil
@@ -30,7 +30,7 @@ from .config import ExperimentConfig, LabError, call_with, config_from_yaml, has
 from .sweep import die_with_parent, ray_session, require_ray
 from .training import LabTrainer, build_model, make_trainer, newest_checkpoint, run_training, training_arguments
 
-# %% ../nbs/18_distributed.ipynb #ae7a23b3
+# %% ../nbs/18_distributed.ipynb #39f8f227
 class EventWriter(TrainerCallback):
     "Write what the trainer tells its callbacks into a file, for the notebook to read."
 
@@ -59,7 +59,7 @@ class EventWriter(TrainerCallback):
     def on_train_end(self, args, state, control, **others):
         self.write("on_train_end", state)
 
-# %% ../nbs/18_distributed.ipynb #e7ae4098
+# %% ../nbs/18_distributed.ipynb #8897755b
 class StopOnRequest(TrainerCallback):
     "Save a checkpoint and stop, in all processes after the same step, once the driver has asked for it."
 
@@ -73,7 +73,7 @@ class StopOnRequest(TrainerCallback):
         if asked:
             control.should_save = control.should_training_stop = True
 
-# %% ../nbs/18_distributed.ipynb #c61c3c05
+# %% ../nbs/18_distributed.ipynb #5764980f
 def share_scores(
     score,  # a function without arguments: answers the held-out questions and returns scores
     alone: bool,  # the first process has the whole model and can answer by itself
@@ -87,7 +87,7 @@ def share_scores(
 
     return scores
 
-# %% ../nbs/18_distributed.ipynb #f7fd1151
+# %% ../nbs/18_distributed.ipynb #1e5db388
 def train_worker(
     folder: str | Path,  # of the run
 ):
@@ -106,7 +106,7 @@ def train_worker(
         stopped = (place / "stop").exists() and trainer.state.global_step < trainer.state.max_steps
         write_atomic(place / "result.json", json.dumps({"metrics": metrics, "loss_trace": trainer.loss_trace, "batching": trainer.batching_facts(), "stopped": stopped}))
 
-# %% ../nbs/18_distributed.ipynb #eb9f37ce
+# %% ../nbs/18_distributed.ipynb #ffd33afa
 def prepare_worker(
     config: ExperimentConfig,  # resolved
     folder: Path,  # of the run
@@ -135,11 +135,14 @@ def prepare_worker(
     trainer = make_trainer(config, model, tokenizer, train.examples, held_out.examples, folder, callbacks, score)
     if trainer.accelerator.num_processes != config.num_workers:
         raise LabError(f"num_workers={config.num_workers}, but {trainer.accelerator.num_processes} processes found one another.")
+    for name, found in (("fsdp", trainer.is_fsdp_enabled), ("deepspeed", trainer.is_deepspeed_enabled)):
+        if config.training_args.get(name) and not found:
+            raise LabError(f"training_args: {name} was asked for, and accelerate shards nothing here (it does so on accelerators only): leave it out, or train on GPUs.")
     if config.eval_generate_steps:
         trainer.score_answers = share_scores(score, alone=not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled))
     return trainer
 
-# %% ../nbs/18_distributed.ipynb #3f35cf9e
+# %% ../nbs/18_distributed.ipynb #99b501e8
 class WorkersTrainer:
     "Stand for a trainer whose work is done by several processes."
 
@@ -242,7 +245,7 @@ class WorkersTrainer:
             write_atomic(curve, "".join(f"{line}\n" for line in kept))
             print(f"A worker was lost; all go on from step {step}.")
 
-# %% ../nbs/18_distributed.ipynb #c5748df4
+# %% ../nbs/18_distributed.ipynb #e0beb243
 def _reason(failure):
     "Say in one line what ended the workers."
     text = str(failure[0]).strip() if failure else "they ended without a result"
@@ -252,7 +255,7 @@ def _reason(failure):
 def _name(checkpoint):
     return checkpoint.name if checkpoint else "not there yet (save_strategy)"
 
-# %% ../nbs/18_distributed.ipynb #43a5a4d6
+# %% ../nbs/18_distributed.ipynb #ff5a5c31
 def load_weights(model, folder: Path):
     "Put trained weights into a model: an adapter's, or all of them."
     from safetensors.torch import load_file
@@ -269,7 +272,7 @@ def load_weights(model, folder: Path):
         missing = [name for name in found.missing_keys if name in dict(model.named_parameters()) and name not in tied]
     assert not found.unexpected_keys and not missing, (found.unexpected_keys, missing)
 
-# %% ../nbs/18_distributed.ipynb #f7774ab3
+# %% ../nbs/18_distributed.ipynb #fb0c70fd
 def choose_trainer(
     config: ExperimentConfig,
     model,
@@ -285,7 +288,7 @@ def choose_trainer(
         return make_trainer(config, model, tokenizer, train.examples, held_out.examples, record.folder, callbacks, score_answers)
     return WorkersTrainer(config, model, record.folder, record.content["data"]["fingerprint"], callbacks)
 
-# %% ../nbs/18_distributed.ipynb #8ebadeee
+# %% ../nbs/18_distributed.ipynb #cc7577dc
 def train_model(
     trainer: LabTrainer | WorkersTrainer,
     resume: bool = False,  # go on from the newest checkpoint, where there is one
@@ -293,7 +296,7 @@ def train_model(
     "Train, with the held-out loss before and after; return the metrics that a record holds."
     return trainer.run(resume) if isinstance(trainer, WorkersTrainer) else run_training(trainer, resume)
 
-# %% ../nbs/18_distributed.ipynb #505b2971
+# %% ../nbs/18_distributed.ipynb #dcf00e41
 def _launch_ray(config, folder):
     "Train in the workers of a Ray Train group, and return when they are done."
     require_ray(f"num_workers={config.num_workers}")
@@ -319,19 +322,19 @@ def _ray_worker(settings):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     train_worker(settings["folder"])
 
-# %% ../nbs/18_distributed.ipynb #3b64932f
+# %% ../nbs/18_distributed.ipynb #91d46f53
 def worker_resources(config: ExperimentConfig) -> dict[str, float]:  # by Ray's names: CPU, GPU
     "Say what each worker takes of a cluster."
     return config.resources_per_worker or {"CPU": 1, **({"GPU": 1} if has_gpu() else {})}
 
-# %% ../nbs/18_distributed.ipynb #4e7b4203
+# %% ../nbs/18_distributed.ipynb #4e8724e0
 def _await_launched(config, folder):
     "Tell the processes that wait that there is work, and wait until it is done."
     write_atomic(Path(os.environ["LLMLAB_LAUNCH_FILE"]), str(folder))
     while not any((folder / "workers" / name).exists() for name in ("result.json", "error.json")):
         time.sleep(0.2)
 
-# %% ../nbs/18_distributed.ipynb #5de4f940
+# %% ../nbs/18_distributed.ipynb #0502b175
 def join(
     settings: dict,  # parameters of the experiment
 ) -> int:  # exit status
@@ -352,7 +355,7 @@ def join(
     torch.distributed.destroy_process_group()
     return driver.process.wait() if driver else 0 if told[0] else 1
 
-# %% ../nbs/18_distributed.ipynb #bbcda621
+# %% ../nbs/18_distributed.ipynb #3c27d198
 def open_process_group(settings: dict):
     "Set up torch's process group, as accelerate would; it uses one that is there."
     if has_gpu():
@@ -361,7 +364,7 @@ def open_process_group(settings: dict):
     backend = given.get("ddp_backend") or ("cpu:gloo,cuda:nccl" if has_gpu() else "gloo")
     torch.distributed.init_process_group(backend, timeout=timedelta(seconds=given.get("ddp_timeout", 1800)))
 
-# %% ../nbs/18_distributed.ipynb #12ae3b3e
+# %% ../nbs/18_distributed.ipynb #4ae666b4
 class Driver:
     "Start the notebook in a process of its own, that ends with this one."
 
@@ -385,7 +388,7 @@ class Driver:
             time.sleep(0.2)
         return None
 
-# %% ../nbs/18_distributed.ipynb #8f3f35a8
+# %% ../nbs/18_distributed.ipynb #d62b097c
 def find_launched(output_dir: str, launcher: str) -> Path | None:
     "Find the run that the processes of a launcher belonged to before they were started again."
     for path in output_folder(output_dir).glob("*/workers/job.json"):
@@ -393,7 +396,7 @@ def find_launched(output_dir: str, launcher: str) -> Path | None:
             return path.parent.parent
     return None
 
-# %% ../nbs/18_distributed.ipynb #30d98a5a
+# %% ../nbs/18_distributed.ipynb #dfc68029
 @click.command()
 @takes_parameters
 def main(settings):
@@ -404,7 +407,7 @@ def main(settings):
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
 
-# %% ../nbs/18_distributed.ipynb #3898bad9
+# %% ../nbs/18_distributed.ipynb #d9987655
 #| eval: false
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
     main()

@@ -6,10 +6,10 @@
 __all__ = ['QUIET', 'LOOPBACK', 'RANGES', 'require_ray', 'ray_session', 'Sweep', 'split_values', 'is_range', 'make_sweep',
            'to_numbers', 'list_points', 'seeds_of', 'draw', 'trial_key', 'check_points', 'fixed_parameters',
            'check_early_stop', 'make_scheduler', 'direction', 'die_with_parent', 'TrialRun', 'open_folder',
-           'trial_states', 'table_of', 'make_trainable', 'point_of', 'make_watcher', 'make_search', 'run_sweep',
-           'corners', 'rank', 'over_seeds', 'result_table', 'write_results']
+           'trial_states', 'table_of', 'make_trainable', 'point_of', 'make_watcher', 'make_stopper', 'make_search',
+           'run_sweep', 'corners', 'rank', 'over_seeds', 'result_table', 'write_results']
 
-# %% ../nbs/11_sweep.ipynb #e4d78652
+# %% ../nbs/11_sweep.ipynb #461cd9e5
 import contextlib
 import csv
 import hashlib
@@ -27,6 +27,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,12 +37,12 @@ import yaml
 
 from .config import ExperimentConfig, LabError, Whole, closest, entry_from, find_path, lookup, new_run_id, output_folder, project_root, show_table, write_atomic
 
-# %% ../nbs/11_sweep.ipynb #0218f1d6
+# %% ../nbs/11_sweep.ipynb #360cb58f
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AIR_NEW_OUTPUT": "0",
          "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0", "RAY_COLOR_PREFIX": "0"}
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's word for: this machine alone, by its loopback address
 
-# %% ../nbs/11_sweep.ipynb #7205baec
+# %% ../nbs/11_sweep.ipynb #9f24765b
 def require_ray(
     what: str,  # what wants it, for the message
 ):
@@ -49,7 +50,7 @@ def require_ray(
     if importlib.util.find_spec("ray") is None:
         raise LabError(f"{what} needs Ray, which does not come with llmlab by itself: pip install 'llmlab[ray]'.")
 
-# %% ../nbs/11_sweep.ipynb #fce66481
+# %% ../nbs/11_sweep.ipynb #534fe707
 @contextlib.contextmanager
 def ray_session(
     address: str | None = None,  # of a cluster; otherwise RAY_ADDRESS, otherwise a Ray of our own on this machine
@@ -73,7 +74,7 @@ def ray_session(
     finally:
         ray.shutdown()
 
-# %% ../nbs/11_sweep.ipynb #64a2b1cc
+# %% ../nbs/11_sweep.ipynb #039b8986
 @dataclass(frozen=True)
 class Sweep:
     "What a sweep tries, how it chooses, and what it judges by."
@@ -90,10 +91,10 @@ class Sweep:
     max_concurrent: Whole | None = None  # trials at a time; otherwise as many as the resources allow
     max_failures: int = 3  # times that a trial is resumed after its worker died
 
-# %% ../nbs/11_sweep.ipynb #f138f811
+# %% ../nbs/11_sweep.ipynb #b3347e6a
 RANGES = ("uniform", "quniform", "loguniform", "qloguniform", "randint", "qrandint", "lograndint", "qlograndint")  # Ray Tune's functions
 
-# %% ../nbs/11_sweep.ipynb #11cda707
+# %% ../nbs/11_sweep.ipynb #6de422da
 def split_values(
     text: str,  # as on the command line
 ):  # a list where there are several, a mapping for a range, else the text
@@ -110,12 +111,12 @@ def split_values(
     mapping = yaml.safe_load(text) if text.strip().startswith("{") else None
     return mapping if is_range(mapping) else text
 
-# %% ../nbs/11_sweep.ipynb #81f18b6d
+# %% ../nbs/11_sweep.ipynb #2b5a360e
 def is_range(value) -> bool:
     "Say whether a value is a range to draw from, such as `{loguniform: [1e-5, 1e-3]}`."
     return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in RANGES
 
-# %% ../nbs/11_sweep.ipynb #cdc66895
+# %% ../nbs/11_sweep.ipynb #78bfb193
 def make_sweep(
     definition: dict,  # fields of `Sweep`
 ) -> Sweep:
@@ -138,7 +139,7 @@ def make_sweep(
         to_numbers(value)
     return sweep
 
-# %% ../nbs/11_sweep.ipynb #4e42a9ce
+# %% ../nbs/11_sweep.ipynb #fbf1eaf7
 def to_numbers(value: dict) -> tuple[str, list[float]]:  # Ray Tune's function, and its arguments
     "Read a range; YAML takes 1e-5 for text."
     (kind, bounds), = value.items()
@@ -150,7 +151,7 @@ def to_numbers(value: dict) -> tuple[str, list[float]]:  # Ray Tune's function, 
         raise LabError(f"parameters: {value} wants {'a step and ' if kind.startswith('q') else ''}two bounds, the lower one first{' and above 0' if 'log' in kind else ''}.")
     return kind, [int(number) for number in numbers] if "int" in kind else numbers
 
-# %% ../nbs/11_sweep.ipynb #2191131d
+# %% ../nbs/11_sweep.ipynb #063c6433
 def list_points(sweep: Sweep) -> list[dict]:  # what varies, for each trial
     "Write out the points of a grid or of random draws, each once for every seed."
     choices = {name: value for name, value in sweep.parameters.items() if isinstance(value, list) or is_range(value)}
@@ -163,13 +164,13 @@ def list_points(sweep: Sweep) -> list[dict]:  # what varies, for each trial
         points = [{name: draw(value, random) for name, value in choices.items()} for _ in range(sweep.num_samples)]
     return [{**point, **seeded} for point in points for seeded in seeds_of(sweep)]
 
-# %% ../nbs/11_sweep.ipynb #b01fb623
+# %% ../nbs/11_sweep.ipynb #7d79bb64
 def seeds_of(sweep: Sweep) -> list[dict]:
     "Return the seed of each repetition of a point; nothing where there is only one."
     first = int(sweep.parameters.get("seed", ExperimentConfig.model_fields["seed"].default)) if sweep.seeds > 1 else 0
     return [{"seed": first + number} for number in range(sweep.seeds)] if sweep.seeds > 1 else [{}]
 
-# %% ../nbs/11_sweep.ipynb #a4501dcb
+# %% ../nbs/11_sweep.ipynb #fe44a2a9
 def draw(value, random):  # a list or a range; numpy.random.RandomState
     "Draw one value, as Ray Tune does."
     if isinstance(value, list):
@@ -180,12 +181,12 @@ def draw(value, random):  # a list or a range; numpy.random.RandomState
     drawn = getattr(tune, kind)(*numbers).sample(random_state=random)
     return int(drawn) if "int" in kind else float(drawn)
 
-# %% ../nbs/11_sweep.ipynb #c205a3da
+# %% ../nbs/11_sweep.ipynb #21891dda
 def trial_key(point: dict) -> str:
     "Name a point, always alike."
     return hashlib.sha256(json.dumps(point, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:10]
 
-# %% ../nbs/11_sweep.ipynb #d8619f8b
+# %% ../nbs/11_sweep.ipynb #358e02cc
 def check_points(
     sweep: Sweep,
     points: list[dict],
@@ -206,12 +207,12 @@ def check_points(
     check_early_stop(sweep, configs)
     return configs[0]
 
-# %% ../nbs/11_sweep.ipynb #65b7ae6b
+# %% ../nbs/11_sweep.ipynb #d8896d92
 def fixed_parameters(sweep: Sweep) -> dict:
     "Return the parameters that are the same in every trial."
     return {name: value for name, value in sweep.parameters.items() if not (isinstance(value, list) or is_range(value))}
 
-# %% ../nbs/11_sweep.ipynb #8c4f7a9c
+# %% ../nbs/11_sweep.ipynb #f5a505f0
 def check_early_stop(sweep: Sweep, configs: list[ExperimentConfig]):
     "Raise a `LabError` where there is nothing by which a trial could be ended early."
     for config in configs if sweep.scheduler else ():
@@ -220,7 +221,7 @@ def check_early_stop(sweep: Sweep, configs: list[ExperimentConfig]):
             raise LabError("scheduler=asha ends a trial at an evaluation, and there is none on the way: set eval_strategy to steps, and eval_steps.")
         make_scheduler(sweep, config)
 
-# %% ../nbs/11_sweep.ipynb #d3ae2463
+# %% ../nbs/11_sweep.ipynb #e1dbcee9
 def make_scheduler(
     sweep: Sweep,
     config: ExperimentConfig,  # of a trial
@@ -244,20 +245,20 @@ def make_scheduler(
     except (AssertionError, ValueError, TypeError) as error:
         raise LabError(f"scheduler: Ray refuses these options of ASHA ({error}): {given}; trials are {whole} {'steps' if by_steps else 'epochs'} long.") from None
 
-# %% ../nbs/11_sweep.ipynb #057e76c5
+# %% ../nbs/11_sweep.ipynb #430732c1
 def direction(sweep: Sweep) -> str:  # min or max
     "Say which end of the metric is the good one."
     small = re.search("loss|perplexity|bits|runtime|memory|steps", sweep.metric)
     return sweep.mode if sweep.mode != "auto" else "min" if small else "max"
 
-# %% ../nbs/11_sweep.ipynb #c5a7abbd
+# %% ../nbs/11_sweep.ipynb #d3c8f3e3
 def die_with_parent():
     "Have Linux end this process with the one that started it; take signals that Ray holds back."
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     if PRCTL:
         PRCTL(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
-# %% ../nbs/11_sweep.ipynb #871903b9
+# %% ../nbs/11_sweep.ipynb #4e97c91e
 def _find_prctl():
     import ctypes
 
@@ -266,7 +267,7 @@ def _find_prctl():
 
 PRCTL = _find_prctl()
 
-# %% ../nbs/11_sweep.ipynb #0699ddbf
+# %% ../nbs/11_sweep.ipynb #a2b2c33d
 class TrialRun:
     "One trial: its state on disk, its process, and what it has reported."
 
@@ -286,6 +287,10 @@ class TrialRun:
         "The folder of its run."
         return Path(self.job["output_dir"]) / self.state["run"]
 
+    def asked_to_stop(self) -> bool:
+        "Say whether the whole sweep is being interrupted."
+        return (self.folder / "stop").exists()
+
     def record(self) -> dict:
         "Read the record of its run, as far as there is one."
         with contextlib.suppress(OSError, ValueError):
@@ -295,6 +300,8 @@ class TrialRun:
     def start(self):
         "Start or resume the run, save where it has ended already."
         settings = {**self.job["parameters"], **self.point}
+        if self.asked_to_stop():
+            return
         if not self.state["run"]:
             self.note(run=new_run_id(*(settings.get(name, ExperimentConfig.model_fields[name].default) for name in ("model", "dataset"))))
         if self.state.get("status") in ("finished", "stopped") or self.record().get("status") == "finished":
@@ -313,7 +320,7 @@ class TrialRun:
 
     def next_report(self) -> dict:  # the metric, step, epoch; `ended` with the last
         "Wait for the next evaluation, or for the end of the run."
-        while True:
+        while not self.asked_to_stop():
             ended = self.process is None or self.process.poll() is not None
             for entry in self.evaluations():
                 self.reported = entry["step"]
@@ -322,6 +329,8 @@ class TrialRun:
             if ended:
                 return self.last_report()
             time.sleep(0.2)
+        self.end()
+        return self.no_result()
 
     def evaluations(self) -> list[dict]:
         "Read the evaluations that were not reported yet."
@@ -349,7 +358,11 @@ class TrialRun:
         else:
             self.note(status="interrupted", reason=f"its process ended with status {self.process.returncode}")
             raise RuntimeError(f"{self.state['run']}: {self.state['reason']}")
-        return {metric: math.nan, "step": self.reported, "epoch": 0, "ended": True, "done": True}
+        return self.no_result()
+
+    def no_result(self) -> dict:
+        "Report that there is nothing to report."
+        return {self.job["metric"]: math.nan, "step": self.reported, "epoch": 0, "ended": True, "done": True}
 
     def last_words(self) -> str:
         "Return the last line that the process wrote."
@@ -370,7 +383,7 @@ class TrialRun:
         if record := self.record():
             write_atomic(self.run / "record.json", json.dumps({**record, "error": reason}, ensure_ascii=False, indent=1) + "\n")
 
-# %% ../nbs/11_sweep.ipynb #330721c4
+# %% ../nbs/11_sweep.ipynb #391f276f
 def _last_place(record):
     "Return the last step and epoch of a finished run, by which a scheduler counts its time."
     metrics = record.get("metrics") or {}
@@ -385,7 +398,7 @@ def _wait_for_end(process, seconds=60):
         if process and "ipykernel" in " ".join(psutil.Process(process).cmdline()):
             psutil.Process(process).wait(seconds)
 
-# %% ../nbs/11_sweep.ipynb #d2a62527
+# %% ../nbs/11_sweep.ipynb #24a88cf0
 def open_folder(sweep: Sweep) -> Path:
     "Make or find the folder of a sweep; raise a `LabError` where its name stands for another one."
     definition = {name: value for name, value in asdict(sweep).items() if name not in ("name", "resources_per_trial", "max_concurrent", "max_failures")}
@@ -402,7 +415,7 @@ def open_folder(sweep: Sweep) -> Path:
     write_atomic(folder / "job.json", json.dumps({"mlflow_run_id": None, **job, **settings}, ensure_ascii=False, indent=1) + "\n")
     return folder
 
-# %% ../nbs/11_sweep.ipynb #f5a9f2c0
+# %% ../nbs/11_sweep.ipynb #c898c050
 def trial_states(folder: Path) -> list[dict]:
     "Read the state of every trial so far, in the order in which they came."
     states = []
@@ -413,7 +426,7 @@ def trial_states(folder: Path) -> list[dict]:
         states.append({"key": path.stem, **state})
     return sorted(states, key=lambda state: state["created"])
 
-# %% ../nbs/11_sweep.ipynb #7fc37719
+# %% ../nbs/11_sweep.ipynb #1fdc186f
 def table_of(
     states: list[dict],  # from `trial_states`
     metric: str,
@@ -423,7 +436,7 @@ def table_of(
     rows = [[*(state["parameters"].get(name) for name in names), state.get("status"), state.get("step"), state.get("value"), state.get("run")] for state in states]
     return [*names, "status", "step", metric, "run"], rows
 
-# %% ../nbs/11_sweep.ipynb #c251af36
+# %% ../nbs/11_sweep.ipynb #1c62935f
 def make_trainable(folder: Path):  # a class
     "Make what Ray Tune runs: an actor that starts a trial's process and reports its evaluations."
     from ray import get_runtime_context, tune
@@ -442,7 +455,7 @@ def make_trainable(folder: Path):  # a class
 
     return Trial
 
-# %% ../nbs/11_sweep.ipynb #e3d1832b
+# %% ../nbs/11_sweep.ipynb #46e89ab0
 def point_of(config: dict) -> dict:  # what Ray Tune chose
     "Return what varies in a trial."
     if "point" in config:
@@ -451,7 +464,7 @@ def point_of(config: dict) -> dict:  # what Ray Tune chose
     point = {name: value for name, value in config.items() if not name.startswith("__")}
     return point if index is None else {**point, "seed": first + index}
 
-# %% ../nbs/11_sweep.ipynb #e3da0104
+# %% ../nbs/11_sweep.ipynb #fb7df29d
 def make_watcher(
     folder: Path,
     metric: str,
@@ -468,7 +481,7 @@ def make_watcher(
             show(trial_states(folder))
 
         def on_trial_complete(self, iteration, trials, trial, **others):
-            if not trial.last_result.get("ended"):
+            if not trial.last_result.get("ended") and not (folder / "stop").exists():
                 stop = folder / "trials" / f"{trial_key(point_of(trial.config))}.stop"
                 write_atomic(stop, f"ended early by ASHA: {metric} {trial.last_result[metric]:.4g} at step {trial.last_result['step']} was not among the best")
             show(trial_states(folder))
@@ -482,7 +495,21 @@ def make_watcher(
 
     return Watcher()
 
-# %% ../nbs/11_sweep.ipynb #3db3fc2b
+# %% ../nbs/11_sweep.ipynb #3fbe8f81
+def make_stopper(folder: Path):  # ray.tune.Stopper
+    "Make what ends a sweep that is interrupted: not before every trial under way has saved its record."
+    from ray import tune
+
+    class Stopper(tune.Stopper):
+        def __call__(self, trial_id, result):
+            return False
+
+        def stop_all(self):
+            return (folder / "stop").exists() and all(state.get("status") != "running" for state in trial_states(folder))
+
+    return Stopper()
+
+# %% ../nbs/11_sweep.ipynb #74390b66
 def make_search(
     sweep: Sweep,
     folder: Path,
@@ -504,7 +531,7 @@ def make_search(
     first = seeds_of(sweep)[0].get("seed")
     return dict(param_space={"__first_seed__": first} if sweep.seeds > 1 else {}, search_alg=search, num_samples=sweep.num_samples * sweep.seeds)
 
-# %% ../nbs/11_sweep.ipynb #974a7c72
+# %% ../nbs/11_sweep.ipynb #1df4219f
 def run_sweep(
     sweep: Sweep,
     address: str | None = None,  # of a Ray cluster; otherwise one is started on this machine
@@ -512,24 +539,29 @@ def run_sweep(
 ) -> Path:  # the sweep's folder, with results.csv, results.md and results.html
     "Run every trial of a sweep that has not been run yet, and compare them all."
     require_ray("sweep")
+    from llmlab.papermill_engine import _terminate_as_interrupt
+
     points = list_points(sweep) if sweep.search != "optuna" else []
     config = check_points(sweep, points or corners(sweep))
     folder = open_folder(sweep)
     done = {state["key"] for state in trial_states(folder) if state.get("status") in ("finished", "stopped")}
     left = points if sweep.scheduler else [point for point in points if trial_key(point) not in done]
     parent = _parent_run(sweep, folder, config)
+    (folder / "stop").unlink(missing_ok=True)
+    restore = _terminate_as_interrupt()
     try:
         if left or sweep.search == "optuna":
             with ray_session(address):
                 _tune(sweep, folder, left, config, show)
     finally:
+        restore()
         write_results(folder, sweep)
         parent.log_files(*(folder / name for name in ("sweep.yaml", "results.csv", "results.md", "results.html")))
         unfinished = any(state.get("status") not in ("finished", "stopped") for state in trial_states(folder))
         parent.finish("KILLED" if unfinished else "FINISHED")
     return folder
 
-# %% ../nbs/11_sweep.ipynb #523b3a83
+# %% ../nbs/11_sweep.ipynb #3d74a19c
 def _tune(sweep, folder, points, config, show):
     "Hand the trials to Ray Tune, and wait for them."
     import logging
@@ -542,11 +574,36 @@ def _tune(sweep, folder, points, config, show):
     resources = sweep.resources_per_trial or {"cpu": 1, **({"gpu": 1} if cluster_resources().get("GPU") else {})}
     settings = tune.TuneConfig(metric=sweep.metric, mode=direction(sweep), search_alg=found["search_alg"], scheduler=make_scheduler(sweep, config),
                                num_samples=found["num_samples"], max_concurrent_trials=sweep.max_concurrent)
-    running = tune.RunConfig(name="ray", storage_path=str(folder), verbose=0, callbacks=[make_watcher(folder, sweep.metric, show)],
+    running = tune.RunConfig(name="ray", storage_path=str(folder), verbose=0, stop=make_stopper(folder), callbacks=[make_watcher(folder, sweep.metric, show)],
                              failure_config=tune.FailureConfig(max_failures=sweep.max_failures), checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False))
     shutil.rmtree(folder / "ray", ignore_errors=True)
-    tune.Tuner(tune.with_resources(make_trainable(folder), resources), param_space=found["param_space"], tune_config=settings, run_config=running).fit()
+    tuner = tune.Tuner(tune.with_resources(make_trainable(folder), resources), param_space=found["param_space"], tune_config=settings, run_config=running)
+    _wait_for(tuner.fit, folder / "stop")
     shutil.rmtree(folder / "ray", ignore_errors=True)
+
+
+def _wait_for(fit, stop):
+    "Let Ray Tune work in a thread, so that Ctrl-C comes here; it asks all trials to save their records and end."
+    failure = []
+
+    def work():
+        try:
+            fit()
+        except Exception as error:  # raised below, in the main thread
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.5)
+    except KeyboardInterrupt:
+        stop.touch()
+        print("\nInterrupted: the trials save their records. The same command goes on with them.", file=sys.stderr)
+        thread.join()
+        raise
+    if failure:
+        raise failure[0]
 
 
 def _parent_run(sweep, folder, config):
@@ -569,13 +626,13 @@ def _parent_run(sweep, folder, config):
     write_atomic(path, json.dumps({**job, "mlflow_run_id": parent.run_id}, ensure_ascii=False, indent=1) + "\n")
     return parent
 
-# %% ../nbs/11_sweep.ipynb #9f18eb6e
+# %% ../nbs/11_sweep.ipynb #15c978b1
 def corners(sweep: Sweep) -> list[dict]:
     "Write out the ends of every range with every choice, to check them."
     choices = {name: value if isinstance(value, list) else to_numbers(value)[1][:2] for name, value in sweep.parameters.items() if isinstance(value, list) or is_range(value)}
     return [dict(zip(choices, values)) for values in itertools.islice(itertools.product(*choices.values()), 1000)] or [{}]
 
-# %% ../nbs/11_sweep.ipynb #d09bfd17
+# %% ../nbs/11_sweep.ipynb #08e345e5
 def rank(states: list[dict], mode: str) -> list[dict]:  # min or max
     "Sort trials from best to worst; those without a result come last."
     def place(state):
@@ -585,7 +642,7 @@ def rank(states: list[dict], mode: str) -> list[dict]:  # min or max
 
     return sorted(states, key=place)
 
-# %% ../nbs/11_sweep.ipynb #b61d42ee
+# %% ../nbs/11_sweep.ipynb #23a8d41c
 def over_seeds(states: list[dict], metric: str) -> tuple[list[str], list[list]]:  # head, rows
     "Put the finished trials of each point together: mean and standard deviation over its seeds."
     points = {}
@@ -597,7 +654,7 @@ def over_seeds(states: list[dict], metric: str) -> tuple[list[str], list[list]]:
     rows = [[*(point.get(name) for name in names), statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)] for point, values in points.values()]
     return [*names, f"{metric} (mean)", "standard deviation", "seeds"], rows
 
-# %% ../nbs/11_sweep.ipynb #9a590b84
+# %% ../nbs/11_sweep.ipynb #9a09a30f
 def result_table(states: list[dict], metric: str) -> tuple[list[str], list[list]]:  # head, rows
     "Set out the results: what varies, the metric, and what else the records hold."
     others = [name for name in ("eval_loss_before", "eval_loss", "exact_match", "f1", "train_loss", "steps", "train_runtime", "peak_memory_bytes") if name != metric]
@@ -605,7 +662,7 @@ def result_table(states: list[dict], metric: str) -> tuple[list[str], list[list]
     shown = [name for name in others if any(name in (state.get("metrics") or {}) for state in states)]
     return [*head, *shown, "reason"], [[*row, *((state.get("metrics") or {}).get(name) for name in shown), state.get("reason")] for row, state in zip(rows, states)]
 
-# %% ../nbs/11_sweep.ipynb #776a64fd
+# %% ../nbs/11_sweep.ipynb #eddf7470
 def write_results(folder: Path, sweep: Sweep):
     "Write the results as CSV, Markdown and HTML."
     states = rank(trial_states(folder), direction(sweep))
@@ -618,7 +675,7 @@ def write_results(folder: Path, sweep: Sweep):
     pages = "".join(show_table(rows, head).data for head, rows in tables)
     write_atomic(folder / "results.html", f"<!doctype html><meta charset='utf-8'><title>{folder.name}</title><h1>{folder.name}</h1>{pages}\n")
 
-# %% ../nbs/11_sweep.ipynb #8ad4adc9
+# %% ../nbs/11_sweep.ipynb #efe23c4f
 def _markdown(head, rows):
     "Set a table in Markdown."
     def cell(value):
