@@ -9,7 +9,7 @@ __all__ = ['QUIET', 'LOOPBACK', 'RANGES', 'require_ray', 'ray_session', 'Sweep',
            'trial_states', 'table_of', 'make_trainable', 'point_of', 'make_watcher', 'make_stopper', 'make_search',
            'run_sweep', 'corners', 'rank', 'over_seeds', 'result_table', 'write_results']
 
-# %% ../nbs/11_sweep.ipynb #b6352ec3
+# %% ../nbs/11_sweep.ipynb #4681bf3c
 import contextlib
 import csv
 import hashlib
@@ -37,12 +37,12 @@ import yaml
 
 from .config import ExperimentConfig, LabError, Whole, closest, entry_from, find_path, lookup, new_run_id, output_folder, project_root, show_table, write_atomic
 
-# %% ../nbs/11_sweep.ipynb #23da3100
+# %% ../nbs/11_sweep.ipynb #49ec980a
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AIR_NEW_OUTPUT": "0",
          "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0", "RAY_COLOR_PREFIX": "0"}
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's word for: this machine alone, by its loopback address
 
-# %% ../nbs/11_sweep.ipynb #ae95f426
+# %% ../nbs/11_sweep.ipynb #9995f3a8
 def require_ray(
     what: str,  # what wants it, for the message
 ):
@@ -50,7 +50,7 @@ def require_ray(
     if importlib.util.find_spec("ray") is None:
         raise LabError(f"{what} needs Ray, which does not come with llmlab by itself: pip install 'llmlab[ray]'.")
 
-# %% ../nbs/11_sweep.ipynb #2391fa31
+# %% ../nbs/11_sweep.ipynb #8155626a
 @contextlib.contextmanager
 def ray_session(
     address: str | None = None,  # of a cluster; otherwise RAY_ADDRESS, otherwise a Ray of our own on this machine
@@ -74,7 +74,7 @@ def ray_session(
     finally:
         ray.shutdown()
 
-# %% ../nbs/11_sweep.ipynb #c5ce6899
+# %% ../nbs/11_sweep.ipynb #232cff90
 @dataclass(frozen=True)
 class Sweep:
     "What a sweep tries, how it chooses, and what it judges by."
@@ -91,10 +91,10 @@ class Sweep:
     max_concurrent: Whole | None = None  # trials at a time; otherwise as many as the resources allow
     max_failures: int = 3  # times that a trial is resumed after its worker died
 
-# %% ../nbs/11_sweep.ipynb #f6344ff2
+# %% ../nbs/11_sweep.ipynb #01237801
 RANGES = ("uniform", "quniform", "loguniform", "qloguniform", "randint", "qrandint", "lograndint", "qlograndint")  # Ray Tune's functions
 
-# %% ../nbs/11_sweep.ipynb #d5ae905c
+# %% ../nbs/11_sweep.ipynb #b05cc9b4
 def split_values(
     text: str,  # as on the command line
 ):  # a list where there are several, a mapping for a range, else the text
@@ -111,12 +111,12 @@ def split_values(
     mapping = yaml.safe_load(text) if text.strip().startswith("{") else None
     return mapping if is_range(mapping) else text
 
-# %% ../nbs/11_sweep.ipynb #dded977c
+# %% ../nbs/11_sweep.ipynb #4f78cfab
 def is_range(value) -> bool:
     "Say whether a value is a range to draw from, such as `{loguniform: [1e-5, 1e-3]}`."
     return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in RANGES
 
-# %% ../nbs/11_sweep.ipynb #68f52bb6
+# %% ../nbs/11_sweep.ipynb #1e225051
 def make_sweep(
     definition: dict,  # fields of `Sweep`
 ) -> Sweep:
@@ -139,7 +139,7 @@ def make_sweep(
         to_numbers(value)
     return sweep
 
-# %% ../nbs/11_sweep.ipynb #2c0d686a
+# %% ../nbs/11_sweep.ipynb #eabb540e
 def to_numbers(value: dict) -> tuple[str, list[float]]:  # Ray Tune's function, and its arguments
     "Read a range; YAML takes 1e-5 for text."
     (kind, bounds), = value.items()
@@ -151,7 +151,7 @@ def to_numbers(value: dict) -> tuple[str, list[float]]:  # Ray Tune's function, 
         raise LabError(f"parameters: {value} wants {'a step and ' if kind.startswith('q') else ''}two bounds, the lower one first{' and above 0' if 'log' in kind else ''}.")
     return kind, [int(number) for number in numbers] if "int" in kind else numbers
 
-# %% ../nbs/11_sweep.ipynb #ac318c05
+# %% ../nbs/11_sweep.ipynb #4a627d0c
 def list_points(sweep: Sweep) -> list[dict]:  # what varies, for each trial
     "Write out the points of a grid or of random draws, each once for every seed."
     choices = {name: value for name, value in sweep.parameters.items() if isinstance(value, list) or is_range(value)}
@@ -164,13 +164,13 @@ def list_points(sweep: Sweep) -> list[dict]:  # what varies, for each trial
         points = [{name: draw(value, random) for name, value in choices.items()} for _ in range(sweep.num_samples)]
     return [{**point, **seeded} for point in points for seeded in seeds_of(sweep)]
 
-# %% ../nbs/11_sweep.ipynb #c2d7165f
+# %% ../nbs/11_sweep.ipynb #78b69e68
 def seeds_of(sweep: Sweep) -> list[dict]:
     "Return the seed of each repetition of a point; nothing where there is only one."
     first = int(sweep.parameters.get("seed", ExperimentConfig.model_fields["seed"].default)) if sweep.seeds > 1 else 0
     return [{"seed": first + number} for number in range(sweep.seeds)] if sweep.seeds > 1 else [{}]
 
-# %% ../nbs/11_sweep.ipynb #525d59e0
+# %% ../nbs/11_sweep.ipynb #bad34c06
 def draw(value, random):  # a list or a range; numpy.random.RandomState
     "Draw one value, as Ray Tune does."
     if isinstance(value, list):
@@ -181,12 +181,12 @@ def draw(value, random):  # a list or a range; numpy.random.RandomState
     drawn = getattr(tune, kind)(*numbers).sample(random_state=random)
     return int(drawn) if "int" in kind else float(drawn)
 
-# %% ../nbs/11_sweep.ipynb #a8156f38
+# %% ../nbs/11_sweep.ipynb #6fcfb2af
 def trial_key(point: dict) -> str:
     "Name a point, always alike."
     return hashlib.sha256(json.dumps(point, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:10]
 
-# %% ../nbs/11_sweep.ipynb #8be3b556
+# %% ../nbs/11_sweep.ipynb #2b086ccf
 def check_points(
     sweep: Sweep,
     points: list[dict],
@@ -207,12 +207,12 @@ def check_points(
     check_early_stop(sweep, configs)
     return configs[0]
 
-# %% ../nbs/11_sweep.ipynb #90590f3f
+# %% ../nbs/11_sweep.ipynb #ae2e1237
 def fixed_parameters(sweep: Sweep) -> dict:
     "Return the parameters that are the same in every trial."
     return {name: value for name, value in sweep.parameters.items() if not (isinstance(value, list) or is_range(value))}
 
-# %% ../nbs/11_sweep.ipynb #e1cf80f6
+# %% ../nbs/11_sweep.ipynb #456488b5
 def check_early_stop(sweep: Sweep, configs: list[ExperimentConfig]):
     "Raise a `LabError` where there is nothing by which a trial could be ended early."
     for config in configs if sweep.scheduler else ():
@@ -221,7 +221,7 @@ def check_early_stop(sweep: Sweep, configs: list[ExperimentConfig]):
             raise LabError("scheduler=asha ends a trial at an evaluation, and there is none on the way: set eval_strategy to steps, and eval_steps.")
         make_scheduler(sweep, config)
 
-# %% ../nbs/11_sweep.ipynb #1a733f44
+# %% ../nbs/11_sweep.ipynb #01899bd6
 def make_scheduler(
     sweep: Sweep,
     config: ExperimentConfig,  # of a trial
@@ -245,20 +245,20 @@ def make_scheduler(
     except (AssertionError, ValueError, TypeError) as error:
         raise LabError(f"scheduler: Ray refuses these options of ASHA ({error}): {given}; trials are {whole} {'steps' if by_steps else 'epochs'} long.") from None
 
-# %% ../nbs/11_sweep.ipynb #f3b5aec2
+# %% ../nbs/11_sweep.ipynb #2e6f9c86
 def direction(sweep: Sweep) -> str:  # min or max
     "Say which end of the metric is the good one."
     small = re.search("loss|perplexity|bits|runtime|memory|steps", sweep.metric)
     return sweep.mode if sweep.mode != "auto" else "min" if small else "max"
 
-# %% ../nbs/11_sweep.ipynb #c4ae2de5
+# %% ../nbs/11_sweep.ipynb #cc690de0
 def die_with_parent():
     "Have Linux end this process with the one that started it; take signals that Ray holds back."
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     if PRCTL:
         PRCTL(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
-# %% ../nbs/11_sweep.ipynb #af04384c
+# %% ../nbs/11_sweep.ipynb #c5ec1704
 def _find_prctl():
     import ctypes
 
@@ -267,7 +267,7 @@ def _find_prctl():
 
 PRCTL = _find_prctl()
 
-# %% ../nbs/11_sweep.ipynb #695f9f57
+# %% ../nbs/11_sweep.ipynb #7bd80f57
 class TrialRun:
     "One trial: its state on disk, its process, and what it has reported."
 
@@ -383,7 +383,7 @@ class TrialRun:
         if record := self.record():
             write_atomic(self.run / "record.json", json.dumps({**record, "error": reason}, ensure_ascii=False, indent=1) + "\n")
 
-# %% ../nbs/11_sweep.ipynb #9f70dddc
+# %% ../nbs/11_sweep.ipynb #0e5916e3
 def _last_place(record):
     "Return the last step and epoch of a finished run, by which a scheduler counts its time."
     metrics = record.get("metrics") or {}
@@ -398,7 +398,7 @@ def _wait_for_end(process, seconds=60):
         if process and "ipykernel" in " ".join(psutil.Process(process).cmdline()):
             psutil.Process(process).wait(seconds)
 
-# %% ../nbs/11_sweep.ipynb #91f5d306
+# %% ../nbs/11_sweep.ipynb #f43ead0b
 def open_folder(sweep: Sweep) -> Path:
     "Make or find the folder of a sweep; raise a `LabError` where its name stands for another one."
     definition = {name: value for name, value in asdict(sweep).items() if name not in ("name", "resources_per_trial", "max_concurrent", "max_failures")}
@@ -415,7 +415,7 @@ def open_folder(sweep: Sweep) -> Path:
     write_atomic(folder / "job.json", json.dumps({"mlflow_run_id": None, **job, **settings}, ensure_ascii=False, indent=1) + "\n")
     return folder
 
-# %% ../nbs/11_sweep.ipynb #e1c3cd79
+# %% ../nbs/11_sweep.ipynb #3001abad
 def trial_states(folder: Path) -> list[dict]:
     "Read the state of every trial so far, in the order in which they came."
     states = []
@@ -426,7 +426,7 @@ def trial_states(folder: Path) -> list[dict]:
         states.append({"key": path.stem, **state})
     return sorted(states, key=lambda state: state["created"])
 
-# %% ../nbs/11_sweep.ipynb #93d2e68b
+# %% ../nbs/11_sweep.ipynb #ebfddbb4
 def table_of(
     states: list[dict],  # from `trial_states`
     metric: str,
@@ -436,7 +436,7 @@ def table_of(
     rows = [[*(state["parameters"].get(name) for name in names), state.get("status"), state.get("step"), state.get("value"), state.get("run")] for state in states]
     return [*names, "status", "step", metric, "run"], rows
 
-# %% ../nbs/11_sweep.ipynb #e4463476
+# %% ../nbs/11_sweep.ipynb #ae4d8b3c
 def make_trainable(folder: Path):  # a class
     "Make what Ray Tune runs: an actor that starts a trial's process and reports its evaluations."
     from ray import get_runtime_context, tune
@@ -455,7 +455,7 @@ def make_trainable(folder: Path):  # a class
 
     return Trial
 
-# %% ../nbs/11_sweep.ipynb #ef2a3b52
+# %% ../nbs/11_sweep.ipynb #9dd3fd7a
 def point_of(config: dict) -> dict:  # what Ray Tune chose
     "Return what varies in a trial."
     if "point" in config:
@@ -464,7 +464,7 @@ def point_of(config: dict) -> dict:  # what Ray Tune chose
     point = {name: value for name, value in config.items() if not name.startswith("__")}
     return point if index is None else {**point, "seed": first + index}
 
-# %% ../nbs/11_sweep.ipynb #95a2f384
+# %% ../nbs/11_sweep.ipynb #3c797621
 def make_watcher(
     folder: Path,
     metric: str,
@@ -495,7 +495,7 @@ def make_watcher(
 
     return Watcher()
 
-# %% ../nbs/11_sweep.ipynb #d3c3e297
+# %% ../nbs/11_sweep.ipynb #a90280a1
 def make_stopper(folder: Path):  # ray.tune.Stopper
     "Make what ends a sweep that is interrupted: not before every trial under way has saved its record."
     from ray import tune
@@ -509,7 +509,7 @@ def make_stopper(folder: Path):  # ray.tune.Stopper
 
     return Stopper()
 
-# %% ../nbs/11_sweep.ipynb #63127db9
+# %% ../nbs/11_sweep.ipynb #6f9aac63
 def make_search(
     sweep: Sweep,
     folder: Path,
@@ -531,7 +531,7 @@ def make_search(
     first = seeds_of(sweep)[0].get("seed")
     return dict(param_space={"__first_seed__": first} if sweep.seeds > 1 else {}, search_alg=search, num_samples=sweep.num_samples * sweep.seeds)
 
-# %% ../nbs/11_sweep.ipynb #590eed8f
+# %% ../nbs/11_sweep.ipynb #52213b0e
 def run_sweep(
     sweep: Sweep,
     address: str | None = None,  # of a Ray cluster; otherwise one is started on this machine
@@ -539,10 +539,6 @@ def run_sweep(
 ) -> Path:  # the sweep's folder, with results.csv, results.md and results.html
     "Run every trial of a sweep that has not been run yet, and compare them all."
     require_ray("sweep")
-    import papermill  # noqa: F401  it loads the lab's engine, which cannot be first
-
-    from llmlab.papermill_engine import _terminate_as_interrupt
-
     points = list_points(sweep) if sweep.search != "optuna" else []
     config = check_points(sweep, points or corners(sweep))
     folder = open_folder(sweep)
@@ -550,20 +546,18 @@ def run_sweep(
     left = points if sweep.scheduler else [point for point in points if trial_key(point) not in done]
     parent = _parent_run(sweep, folder, config)
     (folder / "stop").unlink(missing_ok=True)
-    restore = _terminate_as_interrupt()
     try:
         if left or sweep.search == "optuna":
             with ray_session(address):
                 _tune(sweep, folder, left, config, show)
     finally:
-        restore()
         write_results(folder, sweep)
         parent.log_files(*(folder / name for name in ("sweep.yaml", "results.csv", "results.md", "results.html")))
         unfinished = any(state.get("status") not in ("finished", "stopped") for state in trial_states(folder))
         parent.finish("KILLED" if unfinished else "FINISHED")
     return folder
 
-# %% ../nbs/11_sweep.ipynb #54752e4a
+# %% ../nbs/11_sweep.ipynb #54703bf0
 def _tune(sweep, folder, points, config, show):
     "Hand the trials to Ray Tune, and wait for them."
     import logging
@@ -586,7 +580,9 @@ def _tune(sweep, folder, points, config, show):
 
 def _wait_for(fit, stop):
     "Let Ray Tune work in a thread, so that Ctrl-C comes here; it asks all trials to save their records and end."
-    failure = []
+    from llmlab.papermill_engine import _terminate_as_interrupt
+
+    failure, restore = [], _terminate_as_interrupt()  # now, since Ray has set a handler of its own
 
     def work():
         try:
@@ -604,6 +600,8 @@ def _wait_for(fit, stop):
         print("\nInterrupted: the trials save their records. The same command goes on with them.", file=sys.stderr)
         thread.join()
         raise
+    finally:
+        restore()
     if failure:
         raise failure[0]
 
@@ -628,13 +626,13 @@ def _parent_run(sweep, folder, config):
     write_atomic(path, json.dumps({**job, "mlflow_run_id": parent.run_id}, ensure_ascii=False, indent=1) + "\n")
     return parent
 
-# %% ../nbs/11_sweep.ipynb #aeee0d75
+# %% ../nbs/11_sweep.ipynb #b1692a44
 def corners(sweep: Sweep) -> list[dict]:
     "Write out the ends of every range with every choice, to check them."
     choices = {name: value if isinstance(value, list) else to_numbers(value)[1][:2] for name, value in sweep.parameters.items() if isinstance(value, list) or is_range(value)}
     return [dict(zip(choices, values)) for values in itertools.islice(itertools.product(*choices.values()), 1000)] or [{}]
 
-# %% ../nbs/11_sweep.ipynb #7e6d11c0
+# %% ../nbs/11_sweep.ipynb #e8b07f86
 def rank(states: list[dict], mode: str) -> list[dict]:  # min or max
     "Sort trials from best to worst; those without a result come last."
     def place(state):
@@ -644,7 +642,7 @@ def rank(states: list[dict], mode: str) -> list[dict]:  # min or max
 
     return sorted(states, key=place)
 
-# %% ../nbs/11_sweep.ipynb #b413da02
+# %% ../nbs/11_sweep.ipynb #e35aab58
 def over_seeds(states: list[dict], metric: str) -> tuple[list[str], list[list]]:  # head, rows
     "Put the finished trials of each point together: mean and standard deviation over its seeds."
     points = {}
@@ -656,7 +654,7 @@ def over_seeds(states: list[dict], metric: str) -> tuple[list[str], list[list]]:
     rows = [[*(point.get(name) for name in names), statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)] for point, values in points.values()]
     return [*names, f"{metric} (mean)", "standard deviation", "seeds"], rows
 
-# %% ../nbs/11_sweep.ipynb #5ee43afd
+# %% ../nbs/11_sweep.ipynb #b673a4e0
 def result_table(states: list[dict], metric: str) -> tuple[list[str], list[list]]:  # head, rows
     "Set out the results: what varies, the metric, and what else the records hold."
     others = [name for name in ("eval_loss_before", "eval_loss", "exact_match", "f1", "train_loss", "steps", "train_runtime", "peak_memory_bytes") if name != metric]
@@ -664,7 +662,7 @@ def result_table(states: list[dict], metric: str) -> tuple[list[str], list[list]
     shown = [name for name in others if any(name in (state.get("metrics") or {}) for state in states)]
     return [*head, *shown, "reason"], [[*row, *((state.get("metrics") or {}).get(name) for name in shown), state.get("reason")] for row, state in zip(rows, states)]
 
-# %% ../nbs/11_sweep.ipynb #12c378d9
+# %% ../nbs/11_sweep.ipynb #378f537b
 def write_results(folder: Path, sweep: Sweep):
     "Write the results as CSV, Markdown and HTML."
     states = rank(trial_states(folder), direction(sweep))
@@ -677,7 +675,7 @@ def write_results(folder: Path, sweep: Sweep):
     pages = "".join(show_table(rows, head).data for head, rows in tables)
     write_atomic(folder / "results.html", f"<!doctype html><meta charset='utf-8'><title>{folder.name}</title><h1>{folder.name}</h1>{pages}\n")
 
-# %% ../nbs/11_sweep.ipynb #4b74e0d9
+# %% ../nbs/11_sweep.ipynb #5042361b
 def _markdown(head, rows):
     "Set a table in Markdown."
     def cell(value):
