@@ -7,7 +7,7 @@ __all__ = ['EventWriter', 'StopOnRequest', 'share_scores', 'train_worker', 'prep
            'choose_trainer', 'train_model', 'worker_resources', 'join', 'open_process_group', 'Driver', 'find_launched',
            'main']
 
-# %% ../nbs/18_distributed.ipynb #5c64fca2
+# %% ../nbs/18_distributed.ipynb #bca24bf3
 import json
 import os
 import shutil
@@ -30,7 +30,7 @@ from .config import ExperimentConfig, LabError, call_with, config_from_yaml, has
 from .sweep import die_with_parent, ray_session, require_ray
 from .training import LabTrainer, build_model, make_trainer, newest_checkpoint, run_training, training_arguments
 
-# %% ../nbs/18_distributed.ipynb #39f8f227
+# %% ../nbs/18_distributed.ipynb #22b52bf0
 class EventWriter(TrainerCallback):
     "Write what the trainer tells its callbacks into a file, for the notebook to read."
 
@@ -59,7 +59,7 @@ class EventWriter(TrainerCallback):
     def on_train_end(self, args, state, control, **others):
         self.write("on_train_end", state)
 
-# %% ../nbs/18_distributed.ipynb #8897755b
+# %% ../nbs/18_distributed.ipynb #b150e6cf
 class StopOnRequest(TrainerCallback):
     "Save a checkpoint and stop, in all processes after the same step, once the driver has asked for it."
 
@@ -73,7 +73,7 @@ class StopOnRequest(TrainerCallback):
         if asked:
             control.should_save = control.should_training_stop = True
 
-# %% ../nbs/18_distributed.ipynb #5764980f
+# %% ../nbs/18_distributed.ipynb #8d8cd924
 def share_scores(
     score,  # a function without arguments: answers the held-out questions and returns scores
     alone: bool,  # the first process has the whole model and can answer by itself
@@ -87,7 +87,7 @@ def share_scores(
 
     return scores
 
-# %% ../nbs/18_distributed.ipynb #1e5db388
+# %% ../nbs/18_distributed.ipynb #978d499e
 def train_worker(
     folder: str | Path,  # of the run
 ):
@@ -106,7 +106,7 @@ def train_worker(
         stopped = (place / "stop").exists() and trainer.state.global_step < trainer.state.max_steps
         write_atomic(place / "result.json", json.dumps({"metrics": metrics, "loss_trace": trainer.loss_trace, "batching": trainer.batching_facts(), "stopped": stopped}))
 
-# %% ../nbs/18_distributed.ipynb #ffd33afa
+# %% ../nbs/18_distributed.ipynb #670ecd08
 def prepare_worker(
     config: ExperimentConfig,  # resolved
     folder: Path,  # of the run
@@ -142,7 +142,7 @@ def prepare_worker(
         trainer.score_answers = share_scores(score, alone=not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled))
     return trainer
 
-# %% ../nbs/18_distributed.ipynb #99b501e8
+# %% ../nbs/18_distributed.ipynb #7301bde4
 class WorkersTrainer:
     "Stand for a trainer whose work is done by several processes."
 
@@ -164,11 +164,7 @@ class WorkersTrainer:
         self.prepare(resume)
         device = next(self.model.parameters()).device
         self.model.to("cpu")  # the workers need the room
-        try:
-            self.follow(_await_launched if os.environ.get("LLMLAB_LAUNCHER") else _launch_ray)
-        except KeyboardInterrupt:
-            (self.place / "stop").touch()
-            raise
+        self.follow(_await_launched if os.environ.get("LLMLAB_LAUNCHER") else _launch_ray)
         self.model.to(device)
         result = json.loads((self.place / "result.json").read_text(encoding="utf-8"))
         self.loss_trace, self.batching = result["loss_trace"], result["batching"]
@@ -192,23 +188,22 @@ class WorkersTrainer:
 
     def follow(self, launch):
         "Pass on the workers' events until they are done; raise what went wrong."
-        failure = []
+        done, failure = threading.Event(), []
 
         def work():
             try:
                 launch(self.config, self.folder)
             except Exception as error:  # told below, in the notebook's own thread
                 failure.append(error)
+            done.set()
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+        threading.Thread(target=work, daemon=True).start()
         try:
-            while thread.is_alive():
+            while not done.wait(0.3):  # an interrupted Thread.join would take the thread for ended
                 self.pass_on_events()
-                thread.join(0.3)
         except KeyboardInterrupt:
             (self.place / "stop").touch()
-            thread.join(120)  # until the workers have saved a checkpoint
+            done.wait(120)  # until the workers have saved a checkpoint
             raise
         self.pass_on_events()
         if (error := self.place / "error.json").exists():
@@ -245,7 +240,7 @@ class WorkersTrainer:
             write_atomic(curve, "".join(f"{line}\n" for line in kept))
             print(f"A worker was lost; all go on from step {step}.")
 
-# %% ../nbs/18_distributed.ipynb #e0beb243
+# %% ../nbs/18_distributed.ipynb #cca93721
 def _reason(failure):
     "Say in one line what ended the workers."
     text = str(failure[0]).strip() if failure else "they ended without a result"
@@ -255,7 +250,7 @@ def _reason(failure):
 def _name(checkpoint):
     return checkpoint.name if checkpoint else "not there yet (save_strategy)"
 
-# %% ../nbs/18_distributed.ipynb #ff5a5c31
+# %% ../nbs/18_distributed.ipynb #702c5885
 def load_weights(model, folder: Path):
     "Put trained weights into a model: an adapter's, or all of them."
     from safetensors.torch import load_file
@@ -272,7 +267,7 @@ def load_weights(model, folder: Path):
         missing = [name for name in found.missing_keys if name in dict(model.named_parameters()) and name not in tied]
     assert not found.unexpected_keys and not missing, (found.unexpected_keys, missing)
 
-# %% ../nbs/18_distributed.ipynb #fb0c70fd
+# %% ../nbs/18_distributed.ipynb #be36ce6f
 def choose_trainer(
     config: ExperimentConfig,
     model,
@@ -288,7 +283,7 @@ def choose_trainer(
         return make_trainer(config, model, tokenizer, train.examples, held_out.examples, record.folder, callbacks, score_answers)
     return WorkersTrainer(config, model, record.folder, record.content["data"]["fingerprint"], callbacks)
 
-# %% ../nbs/18_distributed.ipynb #cc7577dc
+# %% ../nbs/18_distributed.ipynb #102e5a2d
 def train_model(
     trainer: LabTrainer | WorkersTrainer,
     resume: bool = False,  # go on from the newest checkpoint, where there is one
@@ -296,7 +291,7 @@ def train_model(
     "Train, with the held-out loss before and after; return the metrics that a record holds."
     return trainer.run(resume) if isinstance(trainer, WorkersTrainer) else run_training(trainer, resume)
 
-# %% ../nbs/18_distributed.ipynb #dcf00e41
+# %% ../nbs/18_distributed.ipynb #03a11e64
 def _launch_ray(config, folder):
     "Train in the workers of a Ray Train group, and return when they are done."
     require_ray(f"num_workers={config.num_workers}")
@@ -322,19 +317,19 @@ def _ray_worker(settings):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     train_worker(settings["folder"])
 
-# %% ../nbs/18_distributed.ipynb #91d46f53
+# %% ../nbs/18_distributed.ipynb #922bcd7b
 def worker_resources(config: ExperimentConfig) -> dict[str, float]:  # by Ray's names: CPU, GPU
     "Say what each worker takes of a cluster."
     return config.resources_per_worker or {"CPU": 1, **({"GPU": 1} if has_gpu() else {})}
 
-# %% ../nbs/18_distributed.ipynb #4e8724e0
+# %% ../nbs/18_distributed.ipynb #db9ac1e6
 def _await_launched(config, folder):
     "Tell the processes that wait that there is work, and wait until it is done."
     write_atomic(Path(os.environ["LLMLAB_LAUNCH_FILE"]), str(folder))
     while not any((folder / "workers" / name).exists() for name in ("result.json", "error.json")):
         time.sleep(0.2)
 
-# %% ../nbs/18_distributed.ipynb #0502b175
+# %% ../nbs/18_distributed.ipynb #b0797f18
 def join(
     settings: dict,  # parameters of the experiment
 ) -> int:  # exit status
@@ -355,7 +350,7 @@ def join(
     torch.distributed.destroy_process_group()
     return driver.process.wait() if driver else 0 if told[0] else 1
 
-# %% ../nbs/18_distributed.ipynb #3c27d198
+# %% ../nbs/18_distributed.ipynb #80718fc5
 def open_process_group(settings: dict):
     "Set up torch's process group, as accelerate would; it uses one that is there."
     if has_gpu():
@@ -364,7 +359,7 @@ def open_process_group(settings: dict):
     backend = given.get("ddp_backend") or ("cpu:gloo,cuda:nccl" if has_gpu() else "gloo")
     torch.distributed.init_process_group(backend, timeout=timedelta(seconds=given.get("ddp_timeout", 1800)))
 
-# %% ../nbs/18_distributed.ipynb #4ae666b4
+# %% ../nbs/18_distributed.ipynb #8c533bbb
 class Driver:
     "Start the notebook in a process of its own, that ends with this one."
 
@@ -388,7 +383,7 @@ class Driver:
             time.sleep(0.2)
         return None
 
-# %% ../nbs/18_distributed.ipynb #d62b097c
+# %% ../nbs/18_distributed.ipynb #f0fb6090
 def find_launched(output_dir: str, launcher: str) -> Path | None:
     "Find the run that the processes of a launcher belonged to before they were started again."
     for path in output_folder(output_dir).glob("*/workers/job.json"):
@@ -396,7 +391,7 @@ def find_launched(output_dir: str, launcher: str) -> Path | None:
             return path.parent.parent
     return None
 
-# %% ../nbs/18_distributed.ipynb #dfc68029
+# %% ../nbs/18_distributed.ipynb #897d81af
 @click.command()
 @takes_parameters
 def main(settings):
@@ -407,7 +402,7 @@ def main(settings):
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
 
-# %% ../nbs/18_distributed.ipynb #d9987655
+# %% ../nbs/18_distributed.ipynb #c7898f24
 #| eval: false
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
     main()
