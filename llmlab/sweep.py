@@ -9,7 +9,7 @@ __all__ = ['QUIET', 'LOOPBACK', 'RANGES', 'require_ray', 'ray_session', 'Sweep',
            'trial_states', 'table_of', 'make_trainable', 'point_of', 'make_watcher', 'make_stopper', 'make_search',
            'run_sweep', 'corners', 'rank', 'over_seeds', 'result_table', 'write_results']
 
-# %% ../nbs/11_sweep.ipynb #cc139480
+# %% ../nbs/11_sweep.ipynb #bc385f8c
 import contextlib
 import csv
 import hashlib
@@ -37,12 +37,13 @@ import yaml
 
 from .config import ExperimentConfig, LabError, Whole, closest, entry_from, find_path, lookup, new_run_id, output_folder, project_root, show_table, write_atomic
 
-# %% ../nbs/11_sweep.ipynb #fd528e5c
+# %% ../nbs/11_sweep.ipynb #b0179a61
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AIR_NEW_OUTPUT": "0",
-         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0", "RAY_COLOR_PREFIX": "0"}
+         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0", "RAY_COLOR_PREFIX": "0",
+         "RAY_worker_niceness": "0"}  # Ray's workers would give way to everything else on the machine
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's word for: this machine alone, by its loopback address
 
-# %% ../nbs/11_sweep.ipynb #f7269aad
+# %% ../nbs/11_sweep.ipynb #82e615e4
 def require_ray(
     what: str,  # what wants it, for the message
 ):
@@ -50,7 +51,7 @@ def require_ray(
     if importlib.util.find_spec("ray") is None:
         raise LabError(f"{what} needs Ray, which does not come with llmlab by itself: pip install 'llmlab[ray]'.")
 
-# %% ../nbs/11_sweep.ipynb #2e1656f4
+# %% ../nbs/11_sweep.ipynb #6068fea8
 @contextlib.contextmanager
 def ray_session(
     address: str | None = None,  # of a cluster; otherwise RAY_ADDRESS, otherwise a Ray of our own on this machine
@@ -74,7 +75,7 @@ def ray_session(
     finally:
         ray.shutdown()
 
-# %% ../nbs/11_sweep.ipynb #2a8b9e6a
+# %% ../nbs/11_sweep.ipynb #d4891393
 @dataclass(frozen=True)
 class Sweep:
     "What a sweep tries, how it chooses, and what it judges by."
@@ -91,10 +92,10 @@ class Sweep:
     max_concurrent: Whole | None = None  # trials at a time; otherwise as many as the resources allow
     max_failures: int = 3  # times that a trial is resumed after its worker died
 
-# %% ../nbs/11_sweep.ipynb #b74b717d
+# %% ../nbs/11_sweep.ipynb #b7211ccb
 RANGES = ("uniform", "quniform", "loguniform", "qloguniform", "randint", "qrandint", "lograndint", "qlograndint")  # Ray Tune's functions
 
-# %% ../nbs/11_sweep.ipynb #9ad0c73b
+# %% ../nbs/11_sweep.ipynb #8516c84e
 def split_values(
     text: str,  # as on the command line
 ):  # a list where there are several, a mapping for a range, else the text
@@ -111,12 +112,12 @@ def split_values(
     mapping = yaml.safe_load(text) if text.strip().startswith("{") else None
     return mapping if is_range(mapping) else text
 
-# %% ../nbs/11_sweep.ipynb #febac897
+# %% ../nbs/11_sweep.ipynb #21326a36
 def is_range(value) -> bool:
     "Say whether a value is a range to draw from, such as `{loguniform: [1e-5, 1e-3]}`."
     return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in RANGES
 
-# %% ../nbs/11_sweep.ipynb #a43c7294
+# %% ../nbs/11_sweep.ipynb #89d2f49d
 def make_sweep(
     definition: dict,  # fields of `Sweep`
 ) -> Sweep:
@@ -139,7 +140,7 @@ def make_sweep(
         to_numbers(value)
     return sweep
 
-# %% ../nbs/11_sweep.ipynb #c4323028
+# %% ../nbs/11_sweep.ipynb #47a20eee
 def to_numbers(value: dict) -> tuple[str, list[float]]:  # Ray Tune's function, and its arguments
     "Read a range; YAML takes 1e-5 for text."
     (kind, bounds), = value.items()
@@ -151,7 +152,7 @@ def to_numbers(value: dict) -> tuple[str, list[float]]:  # Ray Tune's function, 
         raise LabError(f"parameters: {value} wants {'a step and ' if kind.startswith('q') else ''}two bounds, the lower one first{' and above 0' if 'log' in kind else ''}.")
     return kind, [int(number) for number in numbers] if "int" in kind else numbers
 
-# %% ../nbs/11_sweep.ipynb #c6a65030
+# %% ../nbs/11_sweep.ipynb #0b04fcb5
 def list_points(sweep: Sweep) -> list[dict]:  # what varies, for each trial
     "Write out the points of a grid or of random draws, each once for every seed."
     choices = {name: value for name, value in sweep.parameters.items() if isinstance(value, list) or is_range(value)}
@@ -164,13 +165,13 @@ def list_points(sweep: Sweep) -> list[dict]:  # what varies, for each trial
         points = [{name: draw(value, random) for name, value in choices.items()} for _ in range(sweep.num_samples)]
     return [{**point, **seeded} for point in points for seeded in seeds_of(sweep)]
 
-# %% ../nbs/11_sweep.ipynb #3b6e0da1
+# %% ../nbs/11_sweep.ipynb #0ea79b94
 def seeds_of(sweep: Sweep) -> list[dict]:
     "Return the seed of each repetition of a point; nothing where there is only one."
     first = int(sweep.parameters.get("seed", ExperimentConfig.model_fields["seed"].default)) if sweep.seeds > 1 else 0
     return [{"seed": first + number} for number in range(sweep.seeds)] if sweep.seeds > 1 else [{}]
 
-# %% ../nbs/11_sweep.ipynb #ba7d18e1
+# %% ../nbs/11_sweep.ipynb #a994db3c
 def draw(value, random):  # a list or a range; numpy.random.RandomState
     "Draw one value, as Ray Tune does."
     if isinstance(value, list):
@@ -181,12 +182,12 @@ def draw(value, random):  # a list or a range; numpy.random.RandomState
     drawn = getattr(tune, kind)(*numbers).sample(random_state=random)
     return int(drawn) if "int" in kind else float(drawn)
 
-# %% ../nbs/11_sweep.ipynb #4117e61f
+# %% ../nbs/11_sweep.ipynb #6d6dbb79
 def trial_key(point: dict) -> str:
     "Name a point, always alike."
     return hashlib.sha256(json.dumps(point, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:10]
 
-# %% ../nbs/11_sweep.ipynb #f38b2f9c
+# %% ../nbs/11_sweep.ipynb #d655d2d7
 def check_points(
     sweep: Sweep,
     points: list[dict],
@@ -207,12 +208,12 @@ def check_points(
     check_early_stop(sweep, configs)
     return configs[0]
 
-# %% ../nbs/11_sweep.ipynb #c2cca8f2
+# %% ../nbs/11_sweep.ipynb #b64088d0
 def fixed_parameters(sweep: Sweep) -> dict:
     "Return the parameters that are the same in every trial."
     return {name: value for name, value in sweep.parameters.items() if not (isinstance(value, list) or is_range(value))}
 
-# %% ../nbs/11_sweep.ipynb #e92a1b80
+# %% ../nbs/11_sweep.ipynb #f828a779
 def check_early_stop(sweep: Sweep, configs: list[ExperimentConfig]):
     "Raise a `LabError` where there is nothing by which a trial could be ended early."
     for config in configs if sweep.scheduler else ():
@@ -221,7 +222,7 @@ def check_early_stop(sweep: Sweep, configs: list[ExperimentConfig]):
             raise LabError("scheduler=asha ends a trial at an evaluation, and there is none on the way: set eval_strategy to steps, and eval_steps.")
         make_scheduler(sweep, config)
 
-# %% ../nbs/11_sweep.ipynb #73edb093
+# %% ../nbs/11_sweep.ipynb #967a8dec
 def make_scheduler(
     sweep: Sweep,
     config: ExperimentConfig,  # of a trial
@@ -245,20 +246,20 @@ def make_scheduler(
     except (AssertionError, ValueError, TypeError) as error:
         raise LabError(f"scheduler: Ray refuses these options of ASHA ({error}): {given}; trials are {whole} {'steps' if by_steps else 'epochs'} long.") from None
 
-# %% ../nbs/11_sweep.ipynb #a6ec8f8f
+# %% ../nbs/11_sweep.ipynb #78479a74
 def direction(sweep: Sweep) -> str:  # min or max
     "Say which end of the metric is the good one."
     small = re.search("loss|perplexity|bits|runtime|memory|steps", sweep.metric)
     return sweep.mode if sweep.mode != "auto" else "min" if small else "max"
 
-# %% ../nbs/11_sweep.ipynb #8841bfd6
+# %% ../nbs/11_sweep.ipynb #e23e6eb0
 def die_with_parent():
     "Have Linux end this process with the one that started it; take signals that Ray holds back."
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     if PRCTL:
         PRCTL(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
-# %% ../nbs/11_sweep.ipynb #0499578c
+# %% ../nbs/11_sweep.ipynb #ba4ae59b
 def _find_prctl():
     import ctypes
 
@@ -267,7 +268,7 @@ def _find_prctl():
 
 PRCTL = _find_prctl()
 
-# %% ../nbs/11_sweep.ipynb #12f84069
+# %% ../nbs/11_sweep.ipynb #8f6b0c45
 class TrialRun:
     "One trial: its state on disk, its process, and what it has reported."
 
@@ -383,7 +384,7 @@ class TrialRun:
         if record := self.record():
             write_atomic(self.run / "record.json", json.dumps({**record, "error": reason}, ensure_ascii=False, indent=1) + "\n")
 
-# %% ../nbs/11_sweep.ipynb #577f8e85
+# %% ../nbs/11_sweep.ipynb #6baed289
 def _last_place(record):
     "Return the last step and epoch of a finished run, by which a scheduler counts its time."
     metrics = record.get("metrics") or {}
@@ -398,7 +399,7 @@ def _wait_for_end(process, seconds=60):
         if process and "ipykernel" in " ".join(psutil.Process(process).cmdline()):
             psutil.Process(process).wait(seconds)
 
-# %% ../nbs/11_sweep.ipynb #fd026e34
+# %% ../nbs/11_sweep.ipynb #77108966
 def open_folder(sweep: Sweep) -> Path:
     "Make or find the folder of a sweep; raise a `LabError` where its name stands for another one."
     definition = {name: value for name, value in asdict(sweep).items() if name not in ("name", "resources_per_trial", "max_concurrent", "max_failures")}
@@ -415,7 +416,7 @@ def open_folder(sweep: Sweep) -> Path:
     write_atomic(folder / "job.json", json.dumps({"mlflow_run_id": None, **job, **settings}, ensure_ascii=False, indent=1) + "\n")
     return folder
 
-# %% ../nbs/11_sweep.ipynb #d15b7096
+# %% ../nbs/11_sweep.ipynb #91d9ddea
 def trial_states(folder: Path) -> list[dict]:
     "Read the state of every trial so far, in the order in which they came."
     states = []
@@ -426,7 +427,7 @@ def trial_states(folder: Path) -> list[dict]:
         states.append({"key": path.stem, **state})
     return sorted(states, key=lambda state: state["created"])
 
-# %% ../nbs/11_sweep.ipynb #879143e8
+# %% ../nbs/11_sweep.ipynb #f69e70b0
 def table_of(
     states: list[dict],  # from `trial_states`
     metric: str,
@@ -436,7 +437,7 @@ def table_of(
     rows = [[*(state["parameters"].get(name) for name in names), state.get("status"), state.get("step"), state.get("value"), state.get("run")] for state in states]
     return [*names, "status", "step", metric, "run"], rows
 
-# %% ../nbs/11_sweep.ipynb #e348c03f
+# %% ../nbs/11_sweep.ipynb #e106f8be
 def make_trainable(folder: Path):  # a class
     "Make what Ray Tune runs: an actor that starts a trial's process and reports its evaluations."
     from ray import get_runtime_context, tune
@@ -455,7 +456,7 @@ def make_trainable(folder: Path):  # a class
 
     return Trial
 
-# %% ../nbs/11_sweep.ipynb #648bc363
+# %% ../nbs/11_sweep.ipynb #17bf4bb4
 def point_of(config: dict) -> dict:  # what Ray Tune chose
     "Return what varies in a trial."
     if "point" in config:
@@ -464,7 +465,7 @@ def point_of(config: dict) -> dict:  # what Ray Tune chose
     point = {name: value for name, value in config.items() if not name.startswith("__")}
     return point if index is None else {**point, "seed": first + index}
 
-# %% ../nbs/11_sweep.ipynb #2870e881
+# %% ../nbs/11_sweep.ipynb #d706f876
 def make_watcher(
     folder: Path,
     metric: str,
@@ -495,7 +496,7 @@ def make_watcher(
 
     return Watcher()
 
-# %% ../nbs/11_sweep.ipynb #7029c026
+# %% ../nbs/11_sweep.ipynb #865c8694
 def make_stopper(folder: Path):  # ray.tune.Stopper
     "Make what ends a sweep that is interrupted: not before every trial under way has saved its record."
     from ray import tune
@@ -509,7 +510,7 @@ def make_stopper(folder: Path):  # ray.tune.Stopper
 
     return Stopper()
 
-# %% ../nbs/11_sweep.ipynb #a34afc52
+# %% ../nbs/11_sweep.ipynb #3f5ffc19
 def make_search(
     sweep: Sweep,
     folder: Path,
@@ -531,7 +532,7 @@ def make_search(
     first = seeds_of(sweep)[0].get("seed")
     return dict(param_space={"__first_seed__": first} if sweep.seeds > 1 else {}, search_alg=search, num_samples=sweep.num_samples * sweep.seeds)
 
-# %% ../nbs/11_sweep.ipynb #ef89053e
+# %% ../nbs/11_sweep.ipynb #62209d8b
 def run_sweep(
     sweep: Sweep,
     address: str | None = None,  # of a Ray cluster; otherwise one is started on this machine
@@ -557,7 +558,7 @@ def run_sweep(
         parent.finish("KILLED" if unfinished else "FINISHED")
     return folder
 
-# %% ../nbs/11_sweep.ipynb #bd79e965
+# %% ../nbs/11_sweep.ipynb #a6139a3b
 def _tune(sweep, folder, points, config, show):
     "Hand the trials to Ray Tune, and wait for them."
     import logging
@@ -626,13 +627,13 @@ def _parent_run(sweep, folder, config):
     write_atomic(path, json.dumps({**job, "mlflow_run_id": parent.run_id}, ensure_ascii=False, indent=1) + "\n")
     return parent
 
-# %% ../nbs/11_sweep.ipynb #ec59823d
+# %% ../nbs/11_sweep.ipynb #d0742990
 def corners(sweep: Sweep) -> list[dict]:
     "Write out the ends of every range with every choice, to check them."
     choices = {name: value if isinstance(value, list) else to_numbers(value)[1][:2] for name, value in sweep.parameters.items() if isinstance(value, list) or is_range(value)}
     return [dict(zip(choices, values)) for values in itertools.islice(itertools.product(*choices.values()), 1000)] or [{}]
 
-# %% ../nbs/11_sweep.ipynb #6c5349c9
+# %% ../nbs/11_sweep.ipynb #33ab1abf
 def rank(states: list[dict], mode: str) -> list[dict]:  # min or max
     "Sort trials from best to worst; those without a result come last."
     def place(state):
@@ -642,7 +643,7 @@ def rank(states: list[dict], mode: str) -> list[dict]:  # min or max
 
     return sorted(states, key=place)
 
-# %% ../nbs/11_sweep.ipynb #509815eb
+# %% ../nbs/11_sweep.ipynb #e58891c0
 def over_seeds(states: list[dict], metric: str) -> tuple[list[str], list[list]]:  # head, rows
     "Put the finished trials of each point together: mean and standard deviation over its seeds."
     points = {}
@@ -654,7 +655,7 @@ def over_seeds(states: list[dict], metric: str) -> tuple[list[str], list[list]]:
     rows = [[*(point.get(name) for name in names), statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)] for point, values in points.values()]
     return [*names, f"{metric} (mean)", "standard deviation", "seeds"], rows
 
-# %% ../nbs/11_sweep.ipynb #76f58cca
+# %% ../nbs/11_sweep.ipynb #66a802d8
 def result_table(states: list[dict], metric: str) -> tuple[list[str], list[list]]:  # head, rows
     "Set out the results: what varies, the metric, and what else the records hold."
     others = [name for name in ("eval_loss_before", "eval_loss", "exact_match", "f1", "train_loss", "steps", "train_runtime", "peak_memory_bytes") if name != metric]
@@ -662,7 +663,7 @@ def result_table(states: list[dict], metric: str) -> tuple[list[str], list[list]
     shown = [name for name in others if any(name in (state.get("metrics") or {}) for state in states)]
     return [*head, *shown, "reason"], [[*row, *((state.get("metrics") or {}).get(name) for name in shown), state.get("reason")] for row, state in zip(rows, states)]
 
-# %% ../nbs/11_sweep.ipynb #d2aaab5a
+# %% ../nbs/11_sweep.ipynb #2fe5a370
 def write_results(folder: Path, sweep: Sweep):
     "Write the results as CSV, Markdown and HTML."
     states = rank(trial_states(folder), direction(sweep))
@@ -675,7 +676,7 @@ def write_results(folder: Path, sweep: Sweep):
     pages = "".join(show_table(rows, head).data for head, rows in tables)
     write_atomic(folder / "results.html", f"<!doctype html><meta charset='utf-8'><title>{folder.name}</title><h1>{folder.name}</h1>{pages}\n")
 
-# %% ../nbs/11_sweep.ipynb #d32de553
+# %% ../nbs/11_sweep.ipynb #864c6ea6
 def _markdown(head, rows):
     "Set a table in Markdown."
     def cell(value):

@@ -159,12 +159,12 @@ def check_results(folder, states):
 def test_asha_ends_a_bad_trial_early(tiny, tmp_path):
     """The trial that learns nothing is ended at its first comparison, and its record says why."""
     done = sweep("--name", "asha", "--scheduler", "{asha: {grace_period: 20, reduction_factor: 2}}", "--max-concurrent", "1", model=tiny[0], learning_rate="1e-2,1e-8",
-                 max_steps=400, eval_steps=20, output_dir=tmp_path, report_to="[]")
+                 max_steps=120, eval_steps=20, output_dir=tmp_path, report_to="[]")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "sweeps" / "asha"
     good, bad = trial_states(folder)
-    assert (good["status"], good["step"]) == ("finished", 400), done.stderr
-    assert bad["status"] == "stopped" and bad["step"] < 400
+    assert (good["status"], good["step"]) == ("finished", 120), done.stderr
+    assert bad["status"] == "stopped" and bad["step"] < 120
     record = record_of(folder, bad)
     assert record["status"] == "interrupted" and "ended early by ASHA" in record["error"] and "ended early by ASHA" in (folder / "results.md").read_text()
 
