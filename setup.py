@@ -37,7 +37,7 @@ setup(
     package_data={"llmlab": ["bundled/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=words("requirements"),
-    extras_require={"dev": words("dev_requirements"), "eval": words("eval_requirements")},
+    extras_require={"dev": words("dev_requirements"), "eval": words("eval_requirements"), "ray": words("ray_requirements")},
     entry_points={
         "console_scripts": words("console_scripts"),
         "papermill.engine": words("papermill_engines"),

@@ -173,7 +173,7 @@ class ExperimentConfig(BaseModel):
     group_size: Whole | None = None  # most examples of one beginning (such as a paragraph) that a step takes together; 1: none; otherwise a quarter of a step
     num_train_epochs: typing.Annotated[float, Field(gt=0)] = 1.0  # passes over the training rows
     max_steps: int = -1  # optimizer steps; above 0 it takes the place of num_train_epochs
-    per_device_train_batch_size: Whole = 4  # times gradient_accumulation_steps: the examples of an optimizer step; with batching=padded also those of a forward pass
+    per_device_train_batch_size: Whole = 4  # times gradient_accumulation_steps: the examples of an optimizer step; with padded batching also those of a forward pass
     per_device_eval_batch_size: Whole = 4  # the same in evaluation
     gradient_accumulation_steps: Whole = 2  # batches an optimizer step
     learning_rate: typing.Annotated[float, Field(gt=0)] = 3e-4  # at its highest
@@ -187,6 +187,12 @@ class ExperimentConfig(BaseModel):
     gradient_checkpointing: bool = False  # less memory for more time
     ddp_find_unused_parameters: bool | None = None  # for data-parallel runs
     num_threads: Whole | None = None  # of torch on a CPU, since sums come out otherwise with another number; otherwise torch's choice, which the record then names
+
+    # Several processes or machines
+    num_workers: Whole = 1  # processes that train together, started by Ray Train (pip install 'llmlab[ray]') or torchrun
+    ray_address: str | None = None  # of a Ray cluster; otherwise RAY_ADDRESS, otherwise this machine alone
+    resources_per_worker: dict[str, typing.Annotated[float, Field(gt=0)]] = {}  # by Ray's names, such as {CPU: 2, GPU: 1}; otherwise one CPU, and a GPU where there is one
+    max_failures: typing.Annotated[int, Field(ge=0)] = 3  # times that the workers go on from the newest checkpoint after one of them died
 
     # Watching, saving, stopping
     logging_steps: Whole = 1  # steps between two points of the loss curve
@@ -287,7 +293,7 @@ def find_contradictions(
     config: ExperimentConfig,
 ) -> list[str]:  # one message a problem; empty when all is well
     "Find settings that contradict one another or this machine, before any weight is read."
-    return [*_name_problems(config), *_precision_problems(config), *_checkpoint_problems(config), *_idle_settings(config), *_passed_through_problems(config)]
+    return [*_name_problems(config), *_precision_problems(config), *_checkpoint_problems(config), *_worker_problems(config), *_idle_settings(config), *_passed_through_problems(config)]
 
 # %% ../nbs/00_config.ipynb #17d76639
 def has_gpu() -> bool:
@@ -366,6 +372,7 @@ def _idle_settings(config):
         "padding": ("batching=padded", config.batching == "padded"),
         "padding_side": ("batching=padded", config.batching == "padded"),
         "lm_eval_limit": ("lm_eval_tasks", config.lm_eval_tasks),
+        **{name: ("num_workers above 1", config.num_workers > 1) for name in ("ray_address", "resources_per_worker", "max_failures")},
         "sampling": ("max_train_samples or max_eval_samples", config.max_train_samples or config.max_eval_samples),
         **{name: ("use_peft=true", config.use_peft) for name in ("lora_r", "lora_alpha", "lora_dropout", "bias", "target_modules", "fan_in_fan_out",
                                                                  "modules_to_save", "use_dora", "use_rslora", "lora_args")},
@@ -380,6 +387,13 @@ def _idle_settings(config):
             yield f"{name}={getattr(config, name)} has no effect without {condition}: set that, or leave {name} at {default[name]}."
     if config.max_steps != -1 and config.max_steps < 1:
         yield f"max_steps={config.max_steps}: a number of steps, or -1 to go by num_train_epochs."
+
+# %% ../nbs/00_config.ipynb #19bcc310
+def _worker_problems(config):
+    "Find what keeps several processes from being started; those that torchrun started are there."
+    if config.num_workers > 1 and not ({"LLMLAB_LAUNCHER", "RANK"} & set(os.environ)) and importlib.util.find_spec("ray") is None:
+        yield (f"num_workers={config.num_workers} needs Ray, which does not come with llmlab by itself: pip install 'llmlab[ray]', "
+               "or start the processes by `torchrun -m llmlab.distributed`.")
 
 # %% ../nbs/00_config.ipynb #a338fd6e
 OWN_NAMES = {

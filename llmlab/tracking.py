@@ -55,6 +55,8 @@ class MlflowRun:
         place = artifacts.as_uri() if artifacts and self.uri.startswith("sqlite:") else None
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=place)
         begun = client.search_runs([experiment_id], f"tags.`{resume}` = '{tags[resume]}'") if resume else []
+        above = os.environ.get("LLMLAB_PARENT_RUN")
+        tags = {**tags, **({"mlflow.parentRunId": above} if above else {})}
         self.run_id = (begun[0] if begun else client.create_run(experiment_id, run_name=name, tags=tags)).info.run_id
         self.client = client
 

@@ -1,0 +1,186 @@
+"""Sweeps: a grid on two Ray nodes of which one is killed, an interruption, an early stop, and what is refused before anything runs."""
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmlab.testing import save_tiny_checkpoint
+
+pytest.importorskip("ray", reason="Ray is not installed (pip install 'llmlab[ray]')")
+
+from llmlab.sweep import QUIET, make_sweep, point_of, trial_states  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 300  # seconds until something counts as stuck
+SMALL = {"max_train_samples": 16, "max_eval_samples": 4, "num_samples": 1, "max_new_tokens": 4, "eval_strategy": "steps"}
+ENVIRONMENT = {**{name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "IN_TEST")}, **QUIET, "OMP_NUM_THREADS": "1"}
+
+
+def words(*options, **parameters):
+    """Write a sweep's command line."""
+    given = [word for name, value in {**SMALL, **parameters}.items() for word in ("-p", name, str(value))]
+    return ["llmlab", "sweep", *given, *options]
+
+
+def sweep(*options, **parameters):
+    """Run a sweep to its end."""
+    return subprocess.run(words(*options, **parameters), cwd=ROOT, env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
+
+
+def wait_for(condition, what):
+    """Wait until a condition holds, and return what it returned."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"still waiting for {what}"
+        time.sleep(0.2)
+    return found
+
+
+def record_of(folder, state):
+    """Read the record of a trial's run."""
+    return json.loads((folder.parent.parent / state["run"] / "record.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Small checkpoints of two families."""
+    place = tmp_path_factory.mktemp("models")
+    return [str(save_tiny_checkpoint(place / f"tiny-{family}", family)) for family in ("llama", "qwen3")]
+
+
+# What is refused
+
+REFUSED = {
+    "nothing varies": (["-p", "lora_r", "4"], "nothing varies"),
+    "a wrong name in one point": (["-p", "model", "gemma3-270m,gema3"], "Did you mean"),
+    "a wrong value in one point": (["-p", "lora_r", "4,0"], "lora_r"),
+    "a range in a grid": (["-p", "learning_rate", "{loguniform: [1e-5, 1e-3]}"], "search=grid"),
+    "draws without a number": (["-p", "lora_r", "4,8", "--search", "random"], "num_samples"),
+    "an unknown option of ASHA": (["-p", "lora_r", "4,8", "-p", "max_steps", "9", "--scheduler", "{asha: {grace_periods: 3}}"], "Did you mean 'grace_period'"),
+    "no evaluation to stop at": (["-p", "lora_r", "4,8", "-p", "eval_strategy", "no", "--scheduler", "asha"], "eval_strategy"),
+}
+
+
+@pytest.mark.parametrize("options, message", REFUSED.values(), ids=REFUSED)
+def test_sweeps_are_refused_before_anything_runs(options, message, tmp_path):
+    """What cannot be ends at once with a message, status 2, and no folder."""
+    from click.testing import CliRunner
+
+    from llmlab.cli import main
+
+    done = CliRunner().invoke(main, ["sweep", *options, "-p", "output_dir", str(tmp_path / "runs")])
+    assert done.exit_code == 2 and message in done.output, done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_ray_the_way_out_is_named(monkeypatch, tmp_path):
+    """Without Ray, sweeps and several workers say how to get it."""
+    import importlib.util
+
+    from llmlab.config import LabError, make_config
+    from llmlab.sweep import run_sweep
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *others: None if name == "ray" else find(name, *others))
+    with pytest.raises(LabError, match=r"pip install 'llmlab\[ray\]'"):
+        run_sweep(make_sweep({"parameters": {"lora_r": [4, 8], "output_dir": str(tmp_path)}}))
+    with pytest.raises(LabError, match=r"pip install 'llmlab\[ray\]'"):
+        make_config({"num_workers": 2})
+
+
+# Whole sweeps
+
+def test_grid_survives_a_dead_node_and_an_interruption(tiny, tmp_path):
+    """A grid of four on two nodes: one is killed, then the sweep is interrupted; the same command finishes it, and repeats nothing."""
+    from ray.cluster_utils import Cluster
+
+    os.environ.update(QUIET)
+    runs, yaml_file = tmp_path / "runs", tmp_path / "four.yaml"
+    parameters = {**SMALL, "model": tiny, "learning_rate": [1e-3, 3e-3], "max_steps": 40, "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "output_dir": str(runs)}
+    yaml_file.write_text(yaml.safe_dump({"parameters": parameters}))
+    folder, command = runs / "sweeps" / "four", ["llmlab", "sweep", str(yaml_file), "--address"]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8})
+    try:
+        second = cluster.add_node(num_cpus=1, object_store_memory=10**8)
+        process = subprocess.Popen([*command, cluster.address], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        lost = wait_for(lambda: next((state for state in trial_states(folder) if state.get("ray_node") == second.node_id and state.get("step")), None), "a trial on the second node")
+        cluster.remove_node(second, allow_graceful=False)
+        wait_for(lambda: [state for state in trial_states(folder) if state["key"] == lost["key"] and state["starts"] == 2 or state.get("status") == "finished"], "another node")
+        wait_for(lambda: any(state.get("status") == "finished" for state in trial_states(folder)), "a finished trial")
+        process.send_signal(signal.SIGINT)
+        shown = process.communicate(timeout=PATIENCE)[0]
+        assert process.returncode != 0, shown
+        before = {state["key"]: state for state in trial_states(folder)}
+        assert any(state["status"] != "finished" for state in before.values()) or len(before) < 4, shown
+        again = subprocess.run([*command, cluster.address], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+    finally:
+        cluster.shutdown()
+    assert again.returncode == 0, again.stderr
+    states = {state["key"]: state for state in trial_states(folder)}
+    assert [state["status"] for state in states.values()] == ["finished"] * 4
+    for key, state in before.items():
+        assert states[key]["run"] == state["run"]
+        assert state["status"] != "finished" or states[key]["starts"] == state["starts"]
+    assert states[lost["key"]]["starts"] > 1 and record_of(folder, states[lost["key"]])["resumed"]
+    check_results(folder, states.values())
+    third = subprocess.run(command[:-1], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+    assert third.returncode == 0 and {state["key"]: state for state in trial_states(folder)} == states, third.stderr
+
+
+def check_results(folder, states):
+    """Every trial has a full record and a child in MLflow, and stands in the tables."""
+    from llmlab.tracking import connect
+
+    job = json.loads((folder / "job.json").read_text())
+    client = connect(f"sqlite:///{folder.parent.parent / 'mlflow.db'}")
+    parent = client.get_run(job["mlflow_run_id"])
+    assert parent.info.status == "FINISHED" and parent.data.tags["llmlab.sweep"] == folder.name
+    children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{job['mlflow_run_id']}'")
+    assert sorted(child.data.tags["llmlab.run_id"] for child in children) == sorted(state["run"] for state in states)
+    assert all(child.info.status == "FINISHED" for child in children)
+    with open(folder / "results.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["eval_loss"]) for row in rows]
+    assert len(rows) == len(states) and losses == sorted(losses)
+    for state in states:
+        record, place = record_of(folder, state), folder.parent.parent / state["run"]
+        assert record["status"] == "finished" and record["metrics"]["eval_loss"] == state["value"]
+        assert {name: record["params"][name] for name in state["parameters"]} == state["parameters"]
+        assert all((place / name).exists() for name in ("train.ipynb", "train.html", "adapter", "metrics.jsonl"))
+        assert all(state["run"] in (folder / name).read_text(encoding="utf-8") for name in ("results.md", "results.html"))
+
+
+def test_asha_ends_a_bad_trial_early(tiny, tmp_path):
+    """The trial that learns nothing is ended at its first comparison, and its record says why."""
+    done = sweep("--name", "asha", "--scheduler", "{asha: {grace_period: 20, reduction_factor: 2}}", "--max-concurrent", "1", model=tiny[0], learning_rate="1e-2,1e-8",
+                 max_steps=120, eval_steps=20, output_dir=tmp_path, report_to="[]")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "sweeps" / "asha"
+    good, bad = trial_states(folder)
+    assert (good["status"], good["step"]) == ("finished", 120), done.stderr
+    assert bad["status"] == "stopped" and bad["step"] < 120
+    record = record_of(folder, bad)
+    assert record["status"] == "interrupted" and "ended early by ASHA" in record["error"] and "ended early by ASHA" in (folder / "results.md").read_text()
+
+
+def test_optuna_goes_on_from_what_it_has_seen(tmp_path):
+    """Optuna is asked for points within their ranges; after an interruption it begins with the points that it had chosen before."""
+    from llmlab.sweep import make_search, open_folder, trial_key
+
+    asked = make_sweep({"parameters": {"lora_r": [4, 8], "learning_rate": {"loguniform": ["1e-5", "1e-3"]}, "output_dir": str(tmp_path)}, "search": "optuna", "num_samples": 5,
+                        "seeds": 2})
+    folder = open_folder(asked)
+    suggest = make_search(asked, folder, [])["search_alg"]
+    chosen = [point_of({**suggest.suggest(f"a{number}"), "__first_seed__": 42}) for number in range(4)]
+    assert [point["seed"] for point in chosen] == [42, 43, 42, 43] and chosen[0]["learning_rate"] == chosen[1]["learning_rate"] != chosen[2]["learning_rate"]
+    assert all(point["lora_r"] in (4, 8) and 1e-5 <= point["learning_rate"] <= 1e-3 for point in chosen)
+    for number, point in enumerate(chosen):
+        (folder / "trials" / f"{trial_key(point)}.json").write_text(json.dumps({"created": number, "parameters": point, "run": None}))
+    suggest = make_search(asked, folder, [])["search_alg"]
+    assert [point_of({**suggest.suggest(f"b{number}"), "__first_seed__": 42}) for number in range(4)] == chosen
