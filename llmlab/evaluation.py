@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['SCORES', 'TASKS', 'normalize_answer', 'korquad_score', 'korquad_scores', 'chrf_score', 'rouge_score',
            'exact_match_score', 'choice_score', 'Task', 'find_task', 'task_of', 'task_name', 'choose_task', 'turn_end',
-           'generation_settings', 'common_length', 'group_prompts', 'SharedPrefix', 'batch_cache', 'can_share',
-           'Generated', 'answering', 'LogProbabilities', 'generate_batch', 'generate_scored', 'generate_answers',
-           'rows_to_answer', 'answer_rows', 'score_answers', 'evaluate_answers', 'learned_characters', 'loss_measures',
-           'make_samples', 'show_samples', 'show_metrics', 'show_scores', 'load_questions', 'answer_questions',
-           'pair_answers', 'collect_answers', 'show_questions_side_by_side', 'run_lm_eval', 'lm_eval_task_name',
-           'Evaluation', 'given_settings', 'evaluation_config', 'evaluation_folder', 'plan_evaluation',
-           'open_evaluation', 'load_evaluated', 'settle', 'compare_rows', 'held_out_loss', 'finish_evaluation',
-           'keep_notebook', 'show_evaluation']
+           'generation_settings', 'group_prompts', 'SharedPrefix', 'batch_cache', 'can_share', 'Generated', 'answering',
+           'LogProbabilities', 'generate_batch', 'generate_scored', 'generate_answers', 'rows_to_answer', 'answer_rows',
+           'score_answers', 'evaluate_answers', 'learned_characters', 'loss_measures', 'make_samples', 'show_samples',
+           'show_metrics', 'show_scores', 'load_questions', 'answer_questions', 'pair_answers', 'collect_answers',
+           'show_questions_side_by_side', 'run_lm_eval', 'lm_eval_task_name', 'Evaluation', 'given_settings',
+           'evaluation_config', 'evaluation_folder', 'plan_evaluation', 'open_evaluation', 'load_evaluated', 'settle',
+           'compare_rows', 'held_out_loss', 'finish_evaluation', 'keep_notebook', 'show_evaluation']
 
 # %% ../nbs/07_evaluation.ipynb #aa929806
 import json
@@ -34,6 +33,7 @@ from typing import Callable
 
 from .config import (ExperimentConfig, LabError, call_with, closest, coerce, entry_from, field_comments, find_path, find_run, fresh_folder, has_gpu,
                            load_extensions, lookup, make_config, output_folder, show_table, write_atomic)
+from .forest import common_length
 
 # %% ../nbs/07_evaluation.ipynb #e53fc5ac
 _REMOVED = {ord(mark): " " for mark in "'\"《》<>〈〉()‘’"}
@@ -221,12 +221,6 @@ def generation_settings(
     if settings["num_beams"] > 1:  # beams keep their own scores
         settings |= dict(return_dict_in_generate=True, output_scores=True)
     return GenerationConfig(**settings)
-
-# %% ../nbs/07_evaluation.ipynb #6a207e75
-def common_length(first: list[int], second: list[int]) -> int:
-    "Count the tokens with which both lists begin."
-    length = min(len(first), len(second))
-    return next((index for index in range(length) if first[index] != second[index]), length)
 
 # %% ../nbs/07_evaluation.ipynb #b7de27d9
 def group_prompts(
