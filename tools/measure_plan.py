@@ -2,6 +2,7 @@
 
     python tools/measure_plan.py                 # all settings, some 10 minutes on two cores
     python tools/measure_plan.py smollm gemma    # only these
+    python tools/measure_plan.py --plan-again    # with what was measured before, after a change of plans
 
 Each is written into tools/plan_measured.json, which the plan notebook shows, as soon as it is measured.
 """
@@ -86,21 +87,29 @@ def plan(settings: dict, probe: bool) -> dict:
     return {"peak": planned.peak, "seconds": planned.seconds, "phase": planned.phase, "parts": planned.parts}
 
 
-def in_child(what: str, *values) -> dict:
-    """Run one of the above in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, what, json.dumps(values)], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    return json.loads(done.stdout.splitlines()[-1])
+def in_child(what: str, *values) -> subprocess.Popen:
+    """Begin one of the above in a process of its own."""
+    return subprocess.Popen([sys.executable, __file__, what, json.dumps(values)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def measure(name: str) -> dict:
-    """Plan a setting, and train it."""
+def result(child: subprocess.Popen) -> dict:
+    """Wait for what a process says."""
+    output, errors = child.communicate()
+    if child.returncode:
+        raise SystemExit(errors[-3000:])
+    return json.loads(output.splitlines()[-1])
+
+
+def measure(name: str, trained: dict | None = None) -> dict:
+    """Plan a setting, and train it, unless that was done."""
     size, length, settings = SETTINGS[name]
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder) / "train.jsonl", 1)
         write_rows(Path(folder) / "held_out.jsonl", 2)
-        planned, trained = in_child("plan", complete(name, folder), name in TIMED), in_child("train", complete(name, folder))
+        planning = in_child("plan", complete(name, folder), name in TIMED)
+        planned = result(planning) if name in TIMED else None
+        trained = trained or result(in_child("train", complete(name, folder)))
+        planned = planned or result(planning)  # memory does not mind company, time does
     shown = {**settings, "per_device_train_batch_size": size, **({"max_length": length} if length else {})}
     return {"settings": shown, "planned": planned, "measured": trained, "error": planned["peak"] / trained["peak"] - 1}
 
@@ -119,8 +128,9 @@ if __name__ == "__main__":
     if sys.argv[1:2] in (["plan"], ["train"]):
         print(json.dumps({"plan": plan, "train": train}[sys.argv[1]](*json.loads(sys.argv[2]))))
     else:
-        for name in sys.argv[1:] or SETTINGS:
-            row = measure(name)
+        again = "--plan-again" in sys.argv
+        for name in [word for word in sys.argv[1:] if not word.startswith("--")] or SETTINGS:
+            row = measure(name, json.loads(TABLE.read_text())["rows"][name]["measured"] if again else None)
             keep(name, row)
             seconds = f", {row['planned']['seconds']:.0f} and {row['measured']['seconds']:.0f} s" if name in TIMED else ""
             print(f"{name:<24} {row['planned']['peak'] / 2**20:8,.0f} {row['measured']['peak'] / 2**20:8,.0f} MiB {row['error']:+6.1%} "
