@@ -163,7 +163,7 @@ FORMULAS = {**flop_registry, ATEN._scaled_dot_product_flash_attention_for_cpu: f
             ATEN._scaled_dot_product_flash_attention_for_cpu_backward:
                 lambda grad_out, query, key, value, *others, **named: sdpa_backward_flop_count(grad_out.shape, query.shape, key.shape, value.shape)}
 
-# %% ../nbs/15_plan.ipynb #ae5b399e
+# %% ../nbs/15_plan.ipynb #52b4f1cf
 HEAP_BYTES = 2**25  # larger pieces glibc gives back as soon as they are freed; smaller ones stay on its heap, and leave gaps
 GAPS = 0.4  # of what is held in such pieces, as measured below
 
@@ -175,7 +175,7 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self.learned, self.words, self.now, self.peak, self.operations = learned, words, Counter(), Counter(), 0
         self.small = self.small_at_peak = 0  # bytes in pieces that the C library takes from its heap
-        self.held = {tensor.untyped_storage()._cdata: ("", 0) for tensor in known}  # storage -> kind, bytes
+        self.held = {tensor.untyped_storage()._cdata: ("", 0, 0) for tensor in known}  # storage -> kind, bytes, bytes on the heap
 
     def enter(self, tensor, kind):
         "Count a tensor in, or under another kind."
@@ -184,15 +184,16 @@ class Meter(TorchDispatchMode):
             weakref.finalize(storage, self.leave, storage._cdata).atexit = False
         else:
             self.leave(storage._cdata)
-        self.held[storage._cdata] = kind, storage.nbytes()
-        self.now[kind] += storage.nbytes()
-        self.small += storage.nbytes() * (storage.nbytes() < HEAP_BYTES)
+        size = storage.nbytes()
+        self.held[storage._cdata] = kind, size, size * (size < HEAP_BYTES)
+        self.now[kind] += size
+        self.small += self.held[storage._cdata][2]
 
     def leave(self, key):
         "Count a storage out."
-        kind, size = self.held.pop(key)
+        kind, size, small = self.held.pop(key)
         self.now[kind] -= size
-        self.small -= size * (size < HEAP_BYTES)
+        self.small -= small
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result, inside = self.run(operation, args, kwargs or {}), 0
@@ -237,7 +238,7 @@ class Work:
         "List the tokens of each example."
         return [len(example.input_ids) for example in self.examples]
 
-# %% ../nbs/15_plan.ipynb #1fcb5281
+# %% ../nbs/15_plan.ipynb #6ee4e532
 @dataclass
 class Passes:
     "What goes through the model."
@@ -249,10 +250,10 @@ class Passes:
     sharing: Sharing  # tokens read and computed in those
     held_out: int  # tokens computed in an evaluation
 
-# %% ../nbs/15_plan.ipynb #27a3f01d
+# %% ../nbs/15_plan.ipynb #26d3f358
 SAMPLE = 64  # steps that are cut; a run may have a million
 
-# %% ../nbs/15_plan.ipynb #9633c97a
+# %% ../nbs/15_plan.ipynb #58d9f368
 def find_passes(
     config: ExperimentConfig,
     work: Work,
@@ -273,13 +274,13 @@ def find_passes(
     asked, tokens = _evaluation_batches(batcher, [example for example in work.held_out if example.learned], config.per_device_eval_batch_size)
     return Passes(made[-1][1], made[len(made) // 2][1], max(asked, key=pass_tokens), len(made) > len(steps), len(steps), sharing, tokens)
 
-# %% ../nbs/15_plan.ipynb #b2940765
+# %% ../nbs/15_plan.ipynb #4fb5836a
 def _shorten(example, length):
     "Cut an example, as a lower max_length would."
     learned = tuple((start, min(stop, length)) for start, stop in example.learned if start < length) or ((length - 1, length),)
     return example if len(example.input_ids) <= length else Example(example.input_ids[:length], min(example.prompt_length, length), learned)
 
-# %% ../nbs/15_plan.ipynb #0e38bf5c
+# %% ../nbs/15_plan.ipynb #49546523
 def _evaluation_batches(batcher, examples, batch_size):
     "Cut held-out examples as the trainer does; return the batches, and the tokens of all."
     seen = examples[:1024]
@@ -288,17 +289,17 @@ def _evaluation_batches(batcher, examples, batch_size):
     batches = [batch for made, _ in parts for batch in made] + ([] if longest in seen else batcher.batches([longest] * batch_size, batch_size)[0])
     return batches, round(sum(size for _, sizes in parts for size in sizes) * len(examples) / len(seen))
 
-# %% ../nbs/15_plan.ipynb #3bb56c91
+# %% ../nbs/15_plan.ipynb #c065743e
 def pass_tokens(batch: dict) -> int:
     "Count the tokens of a batch, padding included."
     return len(batch["pack"].input_ids) if "pack" in batch else batch["input_ids"].numel()
 
-# %% ../nbs/15_plan.ipynb #b913afc6
+# %% ../nbs/15_plan.ipynb #05389675
 def learned_tokens(batch: dict) -> int:
     "Count the tokens of a batch that carry loss."
     return len(batch["pack"].targets) if "pack" in batch else int((batch["labels"][:, 1:] != IGNORED).sum())
 
-# %% ../nbs/15_plan.ipynb #fc243eae
+# %% ../nbs/15_plan.ipynb #1c044dcd
 def without_content(
     batch: dict,
     mode: FakeTensorMode,
@@ -378,12 +379,12 @@ def trace_run(
               "optimizer step": held + Counter({"gradients": gradients, "activations": int(working * largest), "weights file": mapped})}
     return Trace(parameters, phases, {"train": stepped.operations, "evaluation": evaluated.operations})
 
-# %% ../nbs/15_plan.ipynb #90623641
+# %% ../nbs/15_plan.ipynb #5a91d892
 def batch_mode(model, batch: dict):
     "Let a model attend as a batch wants it."
     return forest_mode(model) if "pack" in batch else nullcontext()
 
-# %% ../nbs/15_plan.ipynb #6d68d56f
+# %% ../nbs/15_plan.ipynb #1cdf20fe
 def trace_quickly(config: ExperimentConfig, blueprint: Blueprint, passes: Passes) -> Trace:
     "Trace the model's first layers, two and three, and add what each further one adds."
     depth = blueprint.architecture.num_hidden_layers
