@@ -28,7 +28,7 @@ from itertools import islice
 from pathlib import Path
 
 from . import prompts
-from .config import LabError, show_table, write_atomic
+from .config import LabError, clear_unused, mark_used, show_table, write_atomic
 from .prompts import Prompt, Span, TurnsChange, prompt_text, render
 
 # %% ../nbs/04_packing.ipynb #843e0ebd
@@ -624,8 +624,9 @@ def _write_prepared(path, rows, encoder, workers):
 # %% ../nbs/04_packing.ipynb #efb8cbfd
 def _read_prepared(path, encoder):
     "Return the account of a table that is whole; None where there is none, and a warning where it is not whole."
+    mark_used(path)
     note = path.with_suffix(".json")
-    if not note.exists() and not path.exists():
+    if not note.exists():  # it comes last
         return None
     try:
         content = json.loads(note.read_text(encoding="utf-8"))
@@ -709,7 +710,9 @@ def encode_rows(
     encoder = Encoder(prompt, tokenizer, max_length, truncation, doc_stride, learn_turns, held_out)
     path = prepared_cache(cache_dir) / f"{cache_key(rows, encoder)}.arrow"
     report = None if overwrite_cache else _read_prepared(path, encoder)
-    report = report or _write_prepared(path, rows, encoder, count_workers(len(rows), preprocessing_num_workers))
+    if report is None:
+        report = _write_prepared(path, rows, encoder, count_workers(len(rows), preprocessing_num_workers))
+        clear_unused(path.parent)
     if len(rows) and not report.examples:
         reasons = "; ".join(f"{entry['rows']}: {reason}" for reason, entry in report.dropped.items())
         raise LabError(f"Not one of the {len(rows)} {'held-out' if held_out else 'training'} rows can be used with max_length={max_length} ({reasons}).")

@@ -393,6 +393,8 @@ def finish_record(
     questions: list[dict] = (),  # fixed ones, with their answers
 ) -> Path:  # the run's folder
     "Save what training made and mark the run as finished."
+    from llmlab.after import write_card
+
     record.save_lines("samples.jsonl", samples)
     if questions:
         record.save_lines("questions.jsonl", questions)
@@ -401,13 +403,13 @@ def finish_record(
     if record.mlflow:
         record.mlflow.log_params({"model_sha256": record.content.get("model", {}).get("sha256"), "adapter_sha256": record.content["adapter_sha256"]})
         record.mlflow.log_metrics(metrics, record.content.get("max_steps", 0))
-        record.mlflow.log_files(*(record.folder / name for name in ("config.yaml", "samples.jsonl", "questions.jsonl", "metrics.jsonl", "loss_trace.json", "environment.txt",
-                                                                 "adapter")))
+        record.mlflow.log_files(*(record.folder / name for name in ("config.yaml", "samples.jsonl", "questions.jsonl", "metrics.jsonl", "loss_trace.json", "environment.txt")))
         record.mlflow.finish()
         record.note(mlflow_problems=record.mlflow.problems)
     record.note(status="finished", ended=_now(), metrics=metrics, loss_trace_sha256=hash_trace(loss_trace))
+    write_card(record.folder)
     if run := _mlflow_of(record):
-        run.log_files(record.folder / "record.json")
+        run.log_files(record.folder / "record.json", record.folder / "adapter")
     opened = Path(os.environ.get("JPY_SESSION_NAME", ""))  # the notebook's file, where JupyterLab runs it
     if opened.suffix == ".ipynb" and opened.is_file():
         adopt_notebook(record, opened)

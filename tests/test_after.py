@@ -1,5 +1,6 @@
 """After training: merged, exported, described, talked to and served; always compared with the model that was trained."""
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmlab.after import FinishedRun, export_run, load_trained, log_mlflow_model, merge_run, open_chat
+from llmlab.after import FinishedRun, export_run, load_trained, log_mlflow_model, merge_run, open_chat, write_card
 from llmlab.config import LabError, call_with, make_config
 from llmlab.data import load_data
 from llmlab.evaluation import answer_rows, generate_answers, make_samples
@@ -144,6 +145,41 @@ def test_card(place, run):
         assert text in card.text
     for path in (place / "with-card").iterdir():
         assert path.suffix == ".safetensors" or str(place) not in path.read_text(), path.name
+
+
+def test_finished_run_has_its_card(place, run):
+    """Beside the weights lies the lab's card and not peft's, in MLflow too, and nothing there names a path of this machine."""
+    from huggingface_hub import ModelCard
+    from mlflow.artifacts import download_artifacts
+
+    record = json.loads((run / "record.json").read_text())
+    tracked = download_artifacts(run_id=record["mlflow_run_id"], artifact_path="adapter", tracking_uri=tracking_uri(None, str(place)), dst_path=place / "tracked")
+    for folder in (run / "adapter", Path(tracked)):
+        card, settings = ModelCard.load(folder / "README.md"), json.loads((folder / "adapter_config.json").read_text())
+        assert settings["base_model_name_or_path"] == card.data.base_model == record["model"]["id"] == "run-base"
+        assert "## How to ask" in card.text and record["model"]["sha256"] in card.text and f"{record['metrics']['eval_loss']:.4g}" in card.text
+        for path in folder.iterdir():
+            assert path.suffix == ".safetensors" or str(place) not in path.read_text(), path.name
+
+
+def test_card_of_a_full_run(place):
+    """All weights get a card as well, and their configuration names no path."""
+    folder = train(place / "all-weights", use_peft=False)
+    assert "Full fine-tuning of all-weights-base" in (folder / "adapter" / "README.md").read_text()
+    for path in (folder / "adapter").iterdir():
+        assert path.suffix == ".safetensors" or str(place) not in path.read_text(), path.name
+
+
+def test_base_of_a_packaged_model_is_its_hub_id(place, run):
+    """An adapter of a packaged model names the model on the hub, not the folder that its weights were unpacked into."""
+    folder, settings = place / "packaged", "adapter/adapter_config.json"
+    shutil.copytree(run, folder)
+    record = json.loads((run / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps({**record, "params": {**record["params"], "model": "smollm2-135m"}}))
+    (folder / settings).write_text(json.dumps({**json.loads((run / settings).read_text()), "base_model_name_or_path": str(FinishedRun(folder).checkpoint.path)}))
+    card = write_card(folder).read_text()
+    assert json.loads((folder / settings).read_text())["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card and str(Path.home()) not in card
 
 
 def test_gguf_needs_the_converter(place, run, tmp_path):

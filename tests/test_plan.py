@@ -1,22 +1,33 @@
 """Plans against the real thing: what is counted without content is what a real model has, holds and keeps."""
+import math
 import time
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llmlab import plan as planning
 from llmlab.config import ExperimentConfig, LabError
 from llmlab.models import count_parameters, locate_model
-from llmlab.plan import Batch, Meter, count_bytes, find_blueprint, make_plan, outline_head, outline_model, place_outline, plan_lines, trace_run
-from llmlab.testing import save_tiny_checkpoint, save_to_hub_cache
-from llmlab.training import build_model, find_head, loss_of_answers
+from llmlab.packing import Example
+from llmlab.plan import (Meter, Work, batch_mode, count_bytes, find_blueprint, find_passes, learned_tokens, make_plan, outline_head, outline_model,
+                         place_outline, plan_lines, trace_quickly, trace_run, without_content)
+from llmlab.testing import save_tiny_checkpoint, save_to_hub_cache, tiny_model, tiny_tokenizer
+from llmlab.training import build_model, find_head, loss_of_answers, make_trainer
 
 FAMILIES = ("llama", "gemma3_text", "gpt_neox", "qwen3", "exaone4")
 WAYS = {"lora": {}, "all-linear": dict(target_modules="all-linear", lora_r=4), "dora": dict(use_dora=True), "saved": dict(modules_to_save=["lm_head"]),
         "full": dict(use_peft=False), "4-bit": dict(load_in_4bit=True), "nested": dict(load_in_4bit=True, bnb_4bit_use_double_quant=True),
         "8-bit": dict(load_in_8bit=True), "bfloat16": dict(dtype="bfloat16"), "checkpointing": dict(gradient_checkpointing=True)}
-BATCH = Batch(3, 24, 40, padded=True)
+TEXT = list(range(3, 33))
+EXAMPLES = [Example([*TEXT[:20], 40 + number, *TEXT[:number]], 20, ((21, 21 + number),)) for number in (3, 9, 6, 12)]  # of one beginning, and of several lengths
+
+
+def passes(batching="tree", **settings):
+    """Cut the examples into passes."""
+    config = ExperimentConfig(batching=batching, max_length=64, per_device_train_batch_size=4, gradient_accumulation_steps=1, **settings)
+    return find_passes(config, Work(EXAMPLES, EXAMPLES[:2], len(EXAMPLES)))
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +52,6 @@ def tensors_of(model):
     return found
 
 
-def real_batch(batch):
-    """Make a batch with content, of which exactly `learned` tokens are learned."""
-    made = batch.tensors()
-    labels = torch.full_like(made["labels"], -100)
-    places = torch.nonzero(torch.ones(batch.examples, batch.length - 1))[:batch.learned]
-    labels[places[:, 0], places[:, 1] + 1] = 1
-    made["attention_mask"][-1, -1] = 0  # so that the mask cannot be left out
-    return {**made, "labels": labels}
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", ("llama", "gemma3_text", "gpt_neox"))
 def test_outline_has_the_parameters_and_bytes_of_the_real_model(folders, family, way):
@@ -62,40 +63,54 @@ def test_outline_has_the_parameters_and_bytes_of_the_real_model(folders, family,
         assert count_bytes(place_outline(outline, "cpu")) == count_bytes(tensors_of(real))
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("family", ("llama", "gemma3_text", "gpt_neox", "exaone4"))
-def test_step_without_content_holds_what_a_real_step_holds(folders, family, way):
-    if way == "saved" and family in ("gpt_neox", "gemma3_text"):
-        pytest.skip("its head has another name, or is its embedding")
-    config, real, outline = both(folders[family], {**WAYS[way], "gradient_accumulation_steps": 1})
-    planned = trace_run(config, find_blueprint(str(folders[family])), BATCH, BATCH)
+@pytest.mark.parametrize("family, batching, way", [
+    *(("llama", "tree", way) for way in WAYS), *((family, "tree", way) for family in ("gemma3_text", "gpt_neox", "exaone4") for way in ("lora", "full", "4-bit")),
+    *((family, "padded", way) for family in ("llama", "gemma3_text") for way in ("lora", "full", "checkpointing", "bfloat16")), ("gpt_neox", "packed", "lora")])
+def test_step_without_content_holds_what_a_real_step_holds(folders, family, batching, way):
+    config, real, outline = both(folders[family], WAYS[way])
+    cut = passes(batching)
+    planned = trace_run(config, find_blueprint(str(folders[family])), cut)
     head, trained = find_head(real), [parameter for parameter in real.parameters() if parameter.requires_grad]
-    with Meter(words=real.get_input_embeddings().weight.shape[0], known=tensors_of(real)) as meter:
+    with Meter(words=real.get_input_embeddings().weight.shape[0], known=tensors_of(real)) as meter, batch_mode(real, cut.train):
         for parameter in trained:
             parameter.register_post_accumulate_grad_hook(lambda parameter: meter.enter(parameter.grad, "gradients"))
-        loss_of_answers(real.train(), head, real_batch(BATCH))[0].backward()
+        loss_of_answers(real.train(), head, cut.train)[0].backward()
     expected = sum(planned.phases["training"][kind] for kind in ("activations", "logits", "gradients"))
     assert meter.peak.total() == pytest.approx(expected, rel=0.01)
     assert meter.operations == planned.operations["train"]
     assert meter.now["gradients"] == planned.phases["optimizer step"]["gradients"]
 
 
-@pytest.mark.parametrize("way", ("lora", "full", "4-bit", "checkpointing"))
-def test_bytes_saved_for_the_backward_pass_are_those_that_hooks_see(folders, way):
+@pytest.mark.parametrize("batching, way", (("tree", "lora"), ("tree", "full"), ("tree", "4-bit"), ("padded", "lora"), ("padded", "checkpointing")))
+def test_bytes_saved_for_the_backward_pass_are_those_that_hooks_see(folders, way, batching):
     config, real, outline = both(folders["llama"], WAYS[way])
+    batch = passes(batching).train
 
     def saved(model, head, batch):
         kept, known = [], {tensor.untyped_storage()._cdata for tensor in tensors_of(model)}
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor), batch_mode(model, batch):
             loss = loss_of_answers(model.train(), head, batch)[0]
         return count_bytes(tensor for tensor in kept if tensor.untyped_storage()._cdata not in known), loss
 
-    with FakeTensorMode():
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    outside, learned = without_content(batch, mode, "cpu"), learned_tokens(batch)
+    with mode:
         place_outline(outline, "cpu")
         head = outline_head(outline)
-        with Meter(BATCH.learned):
-            without_content = saved(outline, head, BATCH.tensors())[0]
-    assert without_content == saved(real, find_head(real), real_batch(BATCH))[0] > 0
+        with Meter(learned):
+            planned = saved(outline, head, outside)[0]
+    assert planned == saved(real, find_head(real), batch)[0] > 0
+
+
+@pytest.mark.parametrize("family, batching, way", (("llama", "tree", "lora"), ("llama", "padded", "full"), ("gemma3_text", "tree", "checkpointing")))
+def test_few_layers_tell_of_many(tmp_path, family, batching, way):
+    """What knobs bring is worked out from the first layers, and is what the whole model says."""
+    tiny_model(family, num_hidden_layers=9, **({"layer_types": None} if family == "gemma3_text" else {})).save_pretrained(tmp_path)
+    config, blueprint, cut = ExperimentConfig(model=str(tmp_path), **WAYS[way]), find_blueprint(str(tmp_path)), passes(batching)
+    whole, quick = trace_run(config, blueprint, cut), trace_quickly(config, blueprint, cut)
+    assert whole.parameters == quick.parameters
+    for phase, parts in whole.phases.items():
+        assert quick.phases[phase].total() == pytest.approx(parts.total(), rel=0.05), phase
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -116,18 +131,44 @@ def test_parts_add_up_and_work_is_counted(folders):
     plan = tiny_plan(folders["llama"], per_device_train_batch_size=2, gradient_accumulation_steps=5, num_train_epochs=2)
     assert plan.peak == sum(plan.parts.values()) and plan.framework > 10**8
     assert all(plan.peak >= parts.total() + plan.framework for parts in plan.trace.phases.values())
-    assert 0 < len(plan.work.lengths) <= 20 and max(plan.work.lengths) <= 256 and plan.steps == 4
+    assert 0 < plan.work.rows <= 20 and max(plan.work.lengths) <= 256 and plan.steps == 2 * math.ceil(plan.work.rows / 10)
     assert plan.trace.phases["training"]["optimizer state"] == 2 * plan.trace.phases["training"]["adapter"]
     assert plan.fits and "it fits" in "\n".join(plan_lines(plan))
 
 
-@pytest.mark.parametrize("settings", ({"gradient_checkpointing": True}, {"per_device_train_batch_size": 1}, {"load_in_4bit": True}, {"max_length": 128}))
-def test_knobs_save_memory(folders, settings):
+@pytest.mark.parametrize("settings", ({"gradient_checkpointing": True}, {"pack_tokens": 512}, {"load_in_4bit": True}, {"max_length": 128, "pack_tokens": 256},
+                                      {"batching": "padded", "per_device_train_batch_size": 1}))
+def test_knobs_save_memory(settings):
     usual = dict(per_device_train_batch_size=8, per_device_eval_batch_size=1, gradient_accumulation_steps=1, max_length=256)
     blueprint = find_blueprint("kanana1.5-2.1b")
-    work = planning.Work([], [], 256, 1.0)
-    before, after = (planning.trace_config(ExperimentConfig(model="kanana1.5-2.1b", **{**usual, **more}), blueprint, work).need for more in ({}, settings))
-    assert after < 0.95 * before
+    examples = [Example([number, *[0] * 255], 0, ((0, 256),)) for number in range(8)]
+
+    def need(settings):
+        config = ExperimentConfig(model="kanana1.5-2.1b", **{**usual, **settings})
+        return trace_quickly(config, blueprint, find_passes(config, Work(examples, examples[:1], 8))).need
+
+    assert need(settings) < 0.95 * need({})
+
+
+@pytest.mark.parametrize("batching", ("tree", "packed", "padded"))
+def test_passes_are_those_of_the_trainer(folders, tmp_path, batching):
+    """What is planned is what the trainer's own loader hands out."""
+    config = ExperimentConfig(model=str(folders["llama"]), batching=batching, max_length=64, per_device_train_batch_size=2, gradient_accumulation_steps=1)
+    cut = find_passes(config, Work(EXAMPLES, EXAMPLES[:2], 4))
+    trainer = make_trainer(config, build_model(config, locate_model(config.model)), tiny_tokenizer(), EXAMPLES, EXAMPLES[:2], tmp_path)
+    steps = list(trainer.get_train_dataloader())
+    assert len(steps) == cut.steps == 2
+    assert sum(step["sharing"].tokens_computed for step in steps) == cut.sharing.tokens_computed
+    assert max(planning.pass_tokens(batch) for step in steps for batch in step["batches"]) == planning.pass_tokens(cut.train)
+
+
+def test_model_without_packs_is_planned_as_it_is_trained(folders, monkeypatch):
+    def refuse(*positional, **named):
+        raise NotImplementedError("its attention asks for s_aux")
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "llmlab_forest", refuse)
+    plan = tiny_plan(folders["llama"])
+    assert plan.config.batching == "padded" and "asks for s_aux), and is trained with batching=padded" in plan.work.note
 
 
 def test_what_cannot_fit_says_so_and_names_knobs(folders, monkeypatch):

@@ -229,6 +229,8 @@ def test_adapter_is_the_one_recorded(finished):
     path = finished.folder / "adapter" / "adapter_model.safetensors"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == finished.record["adapter_sha256"]
     assert any(tensor.abs().sum() > 0 for name, tensor in load_file(path).items() if "lora_B" in name)
+    assert json.loads(finished.text("adapter/adapter_config.json"))["base_model_name_or_path"] == finished.record["model"]["id"]
+    assert finished.text("adapter/README.md").count(finished.folder.name) and "## How to ask" in finished.text("adapter/README.md")
 
 
 def test_mlflow_has_the_run(finished):
