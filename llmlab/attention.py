@@ -7,7 +7,7 @@ __all__ = ['ROWS', 'pack_inputs', 'read_segments', 'row_positions', 'row_ends', 
            'find_parts', 'find_blocks', 'AttentionInParts', 'flex_mask', 'forest_attention', 'forest_mode',
            'forest_problem']
 
-# %% ../nbs/05b_attention.ipynb #a2da88b4
+# %% ../nbs/05b_attention.ipynb #7bb817ad
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .forest import Pack, Segment
 
-# %% ../nbs/05b_attention.ipynb #ca447bdf
+# %% ../nbs/05b_attention.ipynb #6332e547
 def pack_inputs(
     pack: Pack,
     device: str | torch.device = "cpu",
@@ -27,12 +27,12 @@ def pack_inputs(
     return {"input_ids": torch.tensor([pack.input_ids], device=device), "position_ids": torch.tensor([pack.position_ids], device=device),
             "attention_mask": torch.tensor(pack.segments, dtype=torch.long).view(1, 1, -1, 3)}
 
-# %% ../nbs/05b_attention.ipynb #2cc7a8f9
+# %% ../nbs/05b_attention.ipynb #f86fe484
 def read_segments(attention_mask: torch.Tensor) -> tuple[Segment, ...]:
     "Read the segments from a pack's mask."
     return tuple(Segment(*numbers) for numbers in attention_mask[0, 0].tolist())
 
-# %% ../nbs/05b_attention.ipynb #292e59fa
+# %% ../nbs/05b_attention.ipynb #0550b9c8
 @lru_cache(maxsize=256)
 def row_positions(segments: tuple[Segment, ...]) -> numpy.ndarray:  # (tokens,)
     "Count positions along the path from the root, for a whole row."
@@ -45,12 +45,12 @@ def row_positions(segments: tuple[Segment, ...]) -> numpy.ndarray:  # (tokens,)
         open_segments.append((segment.end, offset + segment.stop - segment.start))
     return numpy.concatenate(positions)
 
-# %% ../nbs/05b_attention.ipynb #24e37840
+# %% ../nbs/05b_attention.ipynb #204efcc1
 def row_ends(segments: tuple[Segment, ...]) -> numpy.ndarray:  # (tokens,)
     "Say for each token where the subtree of its segment ends."
     return numpy.repeat([segment.end for segment in segments], [segment.stop - segment.start for segment in segments])
 
-# %% ../nbs/05b_attention.ipynb #32863ef1
+# %% ../nbs/05b_attention.ipynb #f59bfd79
 @lru_cache(maxsize=8)
 def dense_mask(
     segments: tuple[Segment, ...],
@@ -61,7 +61,7 @@ def dense_mask(
     visible = (rows[None] <= rows[:, None]) & (rows[:, None] < ends[None])
     return visible if window is None else visible & (positions[:, None] - positions[None] < window)
 
-# %% ../nbs/05b_attention.ipynb #1171be55
+# %% ../nbs/05b_attention.ipynb #3583ea8e
 def dense_attention(
     query: torch.Tensor,  # (1, heads, tokens, size)
     key: torch.Tensor,  # (1, key heads, tokens, size)
@@ -81,7 +81,7 @@ def dense_attention(
     weights = scores.masked_fill(~mask, float("-inf")).softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
     return torch.nn.functional.dropout(weights, dropout) @ value
 
-# %% ../nbs/05b_attention.ipynb #8ae485bd
+# %% ../nbs/05b_attention.ipynb #5488b7a1
 class Block(NamedTuple):
     "Some queries of a row, and keys that they see."
     start: int  # queries: rows from `start` to before `stop`
@@ -91,17 +91,17 @@ class Block(NamedTuple):
     diagonal: bool = False  # the queries are the last of the keys, and see none after themselves
     visible: numpy.ndarray | None = None  # (queries, keys) of bool, where a window hides some
 
-# %% ../nbs/05b_attention.ipynb #b5d8aac5
+# %% ../nbs/05b_attention.ipynb #38e5ceb5
 ROWS = 128  # queries of a block
 
-# %% ../nbs/05b_attention.ipynb #269168d8
+# %% ../nbs/05b_attention.ipynb #9ec47791
 @lru_cache(maxsize=256)
 def find_parts(segments: tuple[Segment, ...]) -> tuple[Block, ...]:
     "Divide a row's attention: each segment in itself, then each shared one from below."
     own = tuple(Block(segment.start, segment.stop, segment.start, segment.stop, True) for segment in segments)
     return own + tuple(Block(segment.stop, segment.end, segment.start, segment.stop) for segment in segments if segment.end > segment.stop)
 
-# %% ../nbs/05b_attention.ipynb #a230252e
+# %% ../nbs/05b_attention.ipynb #33ab8c42
 @lru_cache(maxsize=256)
 def find_blocks(
     segments: tuple[Segment, ...],
@@ -116,7 +116,7 @@ def find_blocks(
             blocks.append(block if window is None else _narrow(block, row_positions(segments), window))
     return tuple(filter(None, blocks))
 
-# %% ../nbs/05b_attention.ipynb #ffdf2368
+# %% ../nbs/05b_attention.ipynb #6ef6f046
 def _narrow(block, positions, window):
     "Keep the keys of a block that one of its queries has in its window; None where that is none."
     queries, keys = positions[block.start:block.stop], positions[block.first:block.last]
@@ -129,13 +129,13 @@ def _narrow(block, positions, window):
     hides = queries.max() - positions[first] >= window
     return block._replace(first=first, visible=visible if hides else None)
 
-# %% ../nbs/05b_attention.ipynb #25b8bcb9
+# %% ../nbs/05b_attention.ipynb #ecc28db4
 def _fold(tensor, start, stop, groups):
     "Take rows of (heads, tokens, size) and lay the heads of a group under one another: (groups, heads of a group * rows, size)."
     heads, _, size = tensor.shape
     return tensor.view(groups, heads // groups, -1, size)[:, :, start:stop].reshape(groups, -1, size)
 
-# %% ../nbs/05b_attention.ipynb #14672f94
+# %% ../nbs/05b_attention.ipynb #0bcd88d6
 def _scores(queries, keys, block, scale, softcap):  # (groups, rows, size), (groups, keys, size)
     "Compute the scores of a block: (groups, rows, keys); and the slope of the soft cap at each, where there is one."
     scores, slope = torch.bmm(queries, keys.transpose(1, 2)).mul_(scale), None
@@ -151,7 +151,7 @@ def _scores(queries, keys, block, scale, softcap):  # (groups, rows, size), (gro
         square[..., -rows:].masked_fill_(torch.ones((rows, rows), dtype=torch.bool).triu(1), float("-inf"))
     return scores, slope
 
-# %% ../nbs/05b_attention.ipynb #f3c0141d
+# %% ../nbs/05b_attention.ipynb #02e7a89a
 def _attend_block(query, key, value, block, scale, softcap):  # (heads, tokens, size)
     "Attend in a block: (heads, rows, size), and the logarithm of the sum of exponentials (heads, rows)."
     groups, heads, rows = key.shape[0], query.shape[0], block.stop - block.start
@@ -161,7 +161,7 @@ def _attend_block(query, key, value, block, scale, softcap):  # (heads, tokens, 
     weights = scores.sub_(total.clamp(min=-1e30)).exp_()  # a query that a window leaves no key here has a sum of 0
     return torch.bmm(weights, value[:, block.first:block.last]).view(heads, rows, -1), total.view(heads, rows)
 
-# %% ../nbs/05b_attention.ipynb #95bc1036
+# %% ../nbs/05b_attention.ipynb #984cf533
 def _block_gradients(gradient, query, key, value, total, delta, block, scale, softcap, gradients):
     "Add a block's share to the gradients of queries, keys and values."
     groups, heads = key.shape[0], query.shape[0]
@@ -175,7 +175,7 @@ def _block_gradients(gradient, query, key, value, total, delta, block, scale, so
     gradients[0][:, block.start:block.stop] += torch.bmm(change, keys).mul_(scale).view(heads, block.stop - block.start, -1)
     gradients[1][:, block.first:block.last].baddbmm_(change.transpose(1, 2), queries, alpha=scale)
 
-# %% ../nbs/05b_attention.ipynb #a427b41a
+# %% ../nbs/05b_attention.ipynb #89312de5
 class AttentionInParts(torch.autograd.Function):
     "Attention over a forest, part by part, on a CPU."
 
@@ -213,14 +213,14 @@ class AttentionInParts(torch.autograd.Function):
             _block_gradients(*floats, total[..., None], delta, block, scale, softcap, gradients)
         return *(gradient[None].to(tensor.dtype) for gradient, tensor in zip(gradients, (query, key, value))), None, None, None, None
 
-# %% ../nbs/05b_attention.ipynb #e8b85612
+# %% ../nbs/05b_attention.ipynb #0e617899
 def _flash(query, key, value, block, scale):
     "Attend in a part with torch's kernel for CPUs."
     output, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query[:, :, block.start:block.stop], key[:, :, block.first:block.last], value[:, :, block.first:block.last], 0.0, block.diagonal, scale=scale)
     return output[0], sums[0]
 
-# %% ../nbs/05b_attention.ipynb #d1ab4baa
+# %% ../nbs/05b_attention.ipynb #023ecae9
 @lru_cache(maxsize=8)
 def flex_mask(
     segments: tuple[Segment, ...],
@@ -239,7 +239,7 @@ def flex_mask(
 
     return create_block_mask(visible, None, None, tokens, tokens, device=device)
 
-# %% ../nbs/05b_attention.ipynb #4a40423b
+# %% ../nbs/05b_attention.ipynb #9a59a230
 def forest_attention(
     module: torch.nn.Module,  # the attention layer
     query: torch.Tensor,  # (1, heads, tokens, size)
@@ -270,10 +270,10 @@ def forest_attention(
         return AttentionInParts.apply(query, key, value, segments, scale, sliding_window, softcap).transpose(1, 2), None
     return dense_attention(query, key, value, segments, scale, sliding_window, softcap, dropout).transpose(1, 2), None
 
-# %% ../nbs/05b_attention.ipynb #565627a8
+# %% ../nbs/05b_attention.ipynb #8c74ea95
 ALL_ATTENTION_FUNCTIONS.register("llmlab_forest", forest_attention)
 
-# %% ../nbs/05b_attention.ipynb #4a653afe
+# %% ../nbs/05b_attention.ipynb #b740b56b
 @contextmanager
 def forest_mode(model):  # transformers or peft model; packs go through it in here, forward and backward
     "Let a model attend over packs for a while; it is as it was afterwards."
@@ -285,7 +285,7 @@ def forest_mode(model):  # transformers or peft model; packs go through it in he
     finally:
         config._attn_implementation = before
 
-# %% ../nbs/05b_attention.ipynb #04339242
+# %% ../nbs/05b_attention.ipynb #c60114f6
 def forest_problem(model) -> str | None:
     "Say why a model cannot take packs; None where it can."
     base = getattr(model, "get_base_model", lambda: model)()
@@ -300,22 +300,22 @@ def forest_problem(model) -> str | None:
         return forest_attention(module, query, key, value, attention_mask, sliding_window=sliding_window, **others)
 
     ALL_ATTENTION_FUNCTIONS.register("llmlab_probe", note)
+    with torch.no_grad():
+        alone = [model.eval()(input_ids=torch.tensor([tree], device=base.device), use_cache=False).logits[0, -1] for tree in trees]
     try:
-        with torch.no_grad():
-            alone = [model.eval()(input_ids=torch.tensor([tree], device=base.device), use_cache=False).logits[0, -1] for tree in trees]
-            with forest_mode(model):
-                base.config._attn_implementation = "llmlab_probe"
-                together = model(**pack_inputs(pack, base.device), use_cache=False).logits[0, ends]
+        with torch.no_grad(), forest_mode(model):
+            base.config._attn_implementation = "llmlab_probe"
+            together = model(**pack_inputs(pack, base.device), use_cache=False).logits[0, ends]
     except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError) as error:
         return str(error).splitlines()[0] if windows else _UNREGISTERED
     finally:
         model.train(training)
     return _UNREGISTERED if not windows else _difference(alone, together) or _window_problem(base.config.get_text_config(decoder=True), windows)
 
-# %% ../nbs/05b_attention.ipynb #a233fb70
+# %% ../nbs/05b_attention.ipynb #7aba84a8
 _UNREGISTERED = "its layers do not go through transformers' registry of attention functions"
 
-# %% ../nbs/05b_attention.ipynb #a378d477
+# %% ../nbs/05b_attention.ipynb #97882bef
 def _difference(alone, together):
     "Say whether examples come out otherwise in a pack, by more than rounding."
     alone = torch.stack(alone).float()
@@ -323,7 +323,7 @@ def _difference(alone, together):
     bound = 1e-3 if together.dtype in (torch.float32, torch.float64) else 0.05
     return None if apart < bound else f"its scores in a pack differ by {apart:.1%} from those of examples alone"
 
-# %% ../nbs/05b_attention.ipynb #5b162589
+# %% ../nbs/05b_attention.ipynb #30d12e86
 def _window_problem(config, windows):
     "Say whether layers that see only a part of what is before them do not say so."
     kinds = getattr(config, "layer_types", None) or ["sliding_attention" if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)

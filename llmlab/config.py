@@ -169,7 +169,7 @@ class ExperimentConfig(BaseModel):
 
     # Training
     batching: Literal["tree", "packed", "padded"] = "tree"  # tree: what examples share is computed once; packed: nothing is shared; padded: the reference
-    pack_tokens: Whole | None = None  # tokens of a pack (tree, packed); otherwise 1024, or max_length where that is more
+    pack_tokens: Whole | None = None  # tokens of a pack (tree, packed), by which memory goes; otherwise 1024, or twice max_length where that is more
     group_size: Whole | None = None  # most examples of one beginning (such as a paragraph) that a step takes together; 1: none; otherwise a quarter of a step
     num_train_epochs: typing.Annotated[float, Field(gt=0)] = 1.0  # passes over the training rows
     max_steps: int = -1  # optimizer steps; above 0 it takes the place of num_train_epochs
@@ -186,6 +186,7 @@ class ExperimentConfig(BaseModel):
     bf16: bool = False  # mixed precision in bfloat16
     gradient_checkpointing: bool = False  # less memory for more time
     ddp_find_unused_parameters: bool | None = None  # for data-parallel runs
+    num_threads: Whole | None = None  # of torch on a CPU, since sums come out otherwise with another number; otherwise torch's choice, which the record then names
 
     # Several processes or machines
     num_workers: Whole = 1  # processes that train together, started by Ray Train (pip install 'llmlab[ray]') or torchrun
@@ -636,7 +637,8 @@ def resumed(config: ExperimentConfig) -> ExperimentConfig:
     if not config.resume:
         return config
     folder = find_run(config.resume, config.output_dir)
-    if json.loads((folder / "record.json").read_text(encoding="utf-8")).get("status") == "finished":
+    torn = (folder / "train.ipynb").exists() and not (folder / "train.html").exists()  # stopped while its notebook was written
+    if json.loads((folder / "record.json").read_text(encoding="utf-8")).get("status") == "finished" and not torn:
         raise LabError(f"resume={config.resume}: run {folder.name} is finished; there is nothing to go on with.")
     own = config_from_yaml(folder / "config.yaml").model_dump()
     for name, field in ExperimentConfig.model_fields.items():

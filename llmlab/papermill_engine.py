@@ -23,6 +23,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from .config import (ExperimentConfig, LabError, call_with, closest, coerce, find_run, fresh_folder, load_extensions, make_config, output_folder,
                            project_root, resumed, write_atomic)
+from .compare import plan_comparison
 from .data import check_dataset_name
 from .evaluation import find_task, load_questions, plan_evaluation
 from .models import check_model_name
@@ -52,10 +53,11 @@ def cell_defaults(
 # %% ../nbs/14_papermill_engine.ipynb #53b18973
 def kind_of(
     defaults: dict | None,  # from `cell_defaults`
-) -> str | None:  # train, evaluate, or None for a notebook that is not the lab's
+) -> str | None:  # train, evaluate, compare, or None for a notebook that is not the lab's
     "Tell the lab's notebooks by their parameters."
     names = set(defaults or ())
-    return "train" if set(ExperimentConfig.model_fields) <= names else "evaluate" if {"run", "settings"} <= names else None
+    kinds = {"train": set(ExperimentConfig.model_fields), "evaluate": {"run", "settings"}, "compare": {"runs", "source"}}
+    return next((kind for kind, own in kinds.items() if own <= names), None)
 
 # %% ../nbs/14_papermill_engine.ipynb #ab18f4f0
 VALUES = {  # papermill's options that take values, and how many
@@ -118,6 +120,8 @@ def complete_command_line(
     with contextlib.suppress(LabError):  # `plan_run` says what is wrong, and nothing is written
         if kind == "evaluate":
             _, folder = plan_evaluation(settings)
+        elif kind == "compare":
+            folder = plan_comparison(settings)
         elif settings["resume"] not in (None, "None"):
             folder = find_run(settings["resume"], settings["output_dir"])
         else:
@@ -135,7 +139,7 @@ class BadParameters(LabError, click.UsageError):
 def check_parameters(
     notebook: dict,
     parameters: dict,  # what papermill was given
-) -> tuple[str, ExperimentConfig, Path | None] | None:  # train or evaluate, the settings, an evaluation's folder; None for a notebook that is not the lab's
+) -> tuple[str, ExperimentConfig, Path | None] | None:  # kind, settings, folder of an evaluation or comparison; None for a notebook that is not the lab's
     "Check parameters against the notebook's parameters cell, and settings against each other."
     defaults = cell_defaults(notebook)
     kind, folder = kind_of(defaults), None
@@ -147,6 +151,8 @@ def check_parameters(
                                       for name in unknown))
     settings = {**defaults, **parameters}
     try:
+        if kind == "compare":
+            return kind, ExperimentConfig(), plan_comparison(settings)
         if kind == "evaluate":
             config, folder = plan_evaluation(settings)
         else:
@@ -190,15 +196,20 @@ class LabEngine(NBClientEngine):
         if kind == "train":
             records.begin_record(folder, config)
         os.environ["LLMLAB_RUN_DIR"] = str(folder)
-        restore = _terminate_as_interrupt()
+        asked, restore = _end_gracefully(folder, kind)
         error = "interrupted"
         try:
             result = super().execute_notebook(nb, kernel_name, output_path=output_path, input_path=input_path, lab_folder=folder, **others)
             error = _error_of(result)
+            if error and error.startswith("KeyboardInterrupt"):
+                error, asked = "interrupted", [True]
+                raise KeyboardInterrupt
             return result
-        except KeyboardInterrupt:
+        except BaseException as problem:  # such as a kernel that ended when it was asked to
+            if not (asked or isinstance(problem, KeyboardInterrupt)):
+                raise
             print(f"\nInterrupted. The record is in {folder}.", file=sys.stderr)
-            raise
+            raise KeyboardInterrupt from None
         finally:
             os.environ.pop("LLMLAB_RUN_DIR", None)
             restore()
@@ -246,17 +257,25 @@ def _error_of(notebook):
     return None
 
 # %% ../nbs/14_papermill_engine.ipynb #fb264d86
-def _terminate_as_interrupt():
-    "Turn SIGTERM, and the closing of a terminal, into an interrupt, so that the run is saved; return what undoes that."
+def _end_gracefully(folder, kind):
+    "Hand SIGTERM, Ctrl-C and the closing of a terminal on to a training's kernel, which saves a checkpoint first; return the signals so far, and what undoes that."
+    asked = []
     if threading.current_thread() is not threading.main_thread():
-        return lambda: None
+        return asked, lambda: None
 
-    def interrupt(number, frame):
+    def end(number, frame):
+        with contextlib.suppress(OSError, ValueError):
+            process = json.loads((folder / "record.json").read_text(encoding="utf-8")).get("process")
+            if kind == "train" and not asked and process not in (None, os.getpid()):
+                asked.append(number)
+                os.kill(process, signal.SIGTERM)
+                print("\nEnding; a training saves a checkpoint after the step under way. Once more ends it at once.", file=sys.stderr)
+                return
         raise KeyboardInterrupt
 
-    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    return lambda: [signal.signal(number, handler) for number, handler in before.items()]
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in signals}
+    return asked, lambda: [signal.signal(number, handler) for number, handler in before.items()]
 
 # %% ../nbs/14_papermill_engine.ipynb #7b908b0f
 def _watch(folder, manager):

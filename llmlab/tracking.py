@@ -29,6 +29,7 @@ def connect(uri: str):  # mlflow.MlflowClient
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import logging
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -43,17 +44,20 @@ def connect(uri: str):  # mlflow.MlflowClient
 class MlflowRun:
     "One MLflow run; without a store it remembers why, and does nothing."
 
-    def __init__(self, uri: str, experiment: str, name: str, tags: dict[str, str] | None = None, artifacts: Path | None = None):
-        self.uri, self.client, self.run_id, self.problems, self.under_way = uri, None, None, [], []
-        self._try("start", self._start, experiment, name, tags or {}, artifacts)
+    def __init__(self, uri: str, experiment: str, name: str, tags: dict[str, str] | None = None, artifacts: Path | None = None,
+                 resume: str | None = None):  # a tag: go on with the run that has the same, where there is one
+        self.uri, self.client, self.run_id, self.problems, self.under_way, self.logged = uri, None, None, [], [], {}
+        self._try("start", self._start, experiment, name, tags or {}, artifacts, resume)
 
-    def _start(self, experiment, name, tags, artifacts):
+    def _start(self, experiment, name, tags, artifacts, resume):
         client = connect(self.uri)
         found = client.get_experiment_by_name(experiment)
         place = artifacts.as_uri() if artifacts and self.uri.startswith("sqlite:") else None
         experiment_id = found.experiment_id if found else client.create_experiment(experiment, artifact_location=place)
         above = os.environ.get("LLMLAB_PARENT_RUN")
-        self.run_id = client.create_run(experiment_id, run_name=name, tags={**tags, **({"mlflow.parentRunId": above} if above else {})}).info.run_id
+        tags = {**tags, **({"mlflow.parentRunId": above} if above else {})}
+        begun = client.search_runs([experiment_id], f"tags.`{resume}` = '{tags[resume]}'") if resume else []
+        self.run_id = (begun[0] if begun else client.create_run(experiment_id, run_name=name, tags=tags)).info.run_id
         self.client = client
 
     def _try(self, what, function, *positional, **named):
@@ -95,8 +99,13 @@ class MlflowRun:
         self._try("tag", self.client and self.client.set_tag, self.run_id, name, value)
 
     def reopen(self):
-        "Mark a run that had ended as running again."
-        self._try("reopening", self.client and self.client.update_run, self.run_id, status="RUNNING")
+        "Mark a run that had ended as running again, and see which points of its curve it has."
+        self._try("reopening", self._reopen)
+
+    def _reopen(self):
+        self.client.update_run(self.run_id, status="RUNNING")
+        for name in self.client.get_run(self.run_id).data.metrics:
+            self.logged[name] = {point.step for point in self.client.get_metric_history(self.run_id, name)}
 
     def finish(self, status: str = "FINISHED"):
         "Write out what is still under way and close the run."
@@ -109,7 +118,7 @@ class MlflowRun:
 def resume_mlflow_run(uri: str, run_id: str) -> MlflowRun:
     "Open an existing MLflow run, such as to add the executed notebook to it."
     run = MlflowRun.__new__(MlflowRun)
-    run.uri, run.run_id, run.problems, run.under_way, run.client = uri, run_id, [], [], None
+    run.uri, run.run_id, run.problems, run.under_way, run.client, run.logged = uri, run_id, [], [], None, {}
     run.client = run._try("start", connect, uri)
     return run
 
@@ -122,12 +131,16 @@ class MlflowCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **others):
         if state.is_world_process_zero:
-            self.run.log_metrics(logs or {}, state.global_step)
+            new = {name: value for name, value in (logs or {}).items() if state.global_step not in self.run.logged.get(name, ())}
+            self.run.log_metrics(new, state.global_step)
 
 # %% ../nbs/08_tracking.ipynb #7005b9bb
-def tensorboard_callback(folder: str | Path):  # transformers callback
+def tensorboard_callback(
+    folder: str | Path,
+    purge_step: int | None = None,  # of a run that is resumed: its points from here on are drawn anew
+):  # transformers callback
     "Make a callback that writes TensorBoard files into `folder`."
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
 
-    return TensorBoardCallback(SummaryWriter(log_dir=str(folder)))
+    return TensorBoardCallback(SummaryWriter(log_dir=str(folder), purge_step=purge_step))

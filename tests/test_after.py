@@ -19,7 +19,7 @@ from llmlab.prompts import find_prompt
 from llmlab.records import begin_record, describe_entries, finish_record, resolve_config
 from llmlab.testing import tiny_model, tiny_tokenizer
 from llmlab.tracking import MlflowRun, tracking_uri
-from llmlab.training import build_model, hash_trace, make_trainer, run_training
+from llmlab.training import build_model, make_trainer, run_training
 
 QUESTIONS = ("서울은 어디인가요?", "봄에는 무엇이 피나요?", "17 + 25는?")
 TEMPLATE = ("{% for message in messages %}{{ '<s>' + message.role + ': ' + message.content }}{% if message.role == 'assistant' %}</s>{% endif %}\n"
@@ -56,7 +56,7 @@ def train(folder, family="llama", tied=None, track=False, **settings):
     metrics = run_training(trainer)
     after = call_with(answer_rows, config, model=trained, tokenizer=tokenizer, encoded=parts[1])
     samples, scores = make_samples(parts[1].rows, before, after, config.task)
-    finish_record(record, trained, {**metrics, **scores}, samples, hash_trace(trainer.loss_trace))
+    finish_record(record, trained, {**metrics, **scores}, samples, trainer.loss_trace)
     return folder
 
 

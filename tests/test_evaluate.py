@@ -18,7 +18,7 @@ from llmlab.packing import encode_rows
 from llmlab.prompts import find_prompt
 from llmlab.records import finish_record, resolve_config, start_record
 from llmlab.testing import save_tiny_checkpoint, tiny_model, tiny_tokenizer
-from llmlab.training import build_model, hash_trace, make_trainer, run_training
+from llmlab.training import build_model, make_trainer, run_training
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs" / "evaluate.ipynb"
@@ -54,7 +54,7 @@ def train(output, tiny, **settings):
     trainer = make_trainer(config, model, tokenizer, rows.examples, held_out.examples, record.folder, (), score)
     metrics = run_training(trainer)
     samples, scores = make_samples(held_out.rows, None, call_with(answer_rows, config, model=model, tokenizer=tokenizer, encoded=held_out))
-    finish_record(record, model, {**metrics, **scores}, samples, hash_trace(trainer.loss_trace))
+    finish_record(record, model, {**metrics, **scores}, samples, trainer.loss_trace)
     return record, trainer
 
 

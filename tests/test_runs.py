@@ -20,6 +20,7 @@ import pytest
 
 from llmlab.config import ExperimentConfig, config_from_yaml, has_gpu, parameters_cell
 from llmlab.testing import save_tiny_checkpoint, save_to_hub_cache, tiny_model
+from llmlab.training import newest_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs" / "train.ipynb"
@@ -180,7 +181,7 @@ def test_terminal_output_is_progress_only(finished):
 def test_record_is_complete(finished):
     """The record's folder holds every file and record.json every field."""
     assert re.fullmatch(r"\d{8}-\d{6}-tiny-llama-lab-ko-instruct-[0-9a-f]{4}", finished.folder.name)
-    names = {"train.ipynb", "train.html", "config.yaml", "record.json", "metrics.jsonl", "samples.jsonl", "adapter", "environment.txt", "logs"}
+    names = {"train.ipynb", "train.html", "config.yaml", "record.json", "metrics.jsonl", "loss_trace.json", "samples.jsonl", "adapter", "environment.txt", "logs"}
     left = {path.name for path in finished.folder.iterdir()}
     assert names <= left <= names | {"checkpoints"}
     record = finished.record
@@ -511,6 +512,7 @@ def test_termination_is_recorded(finished, output, tiny):
     assert "Traceback" not in shown
     run = Run(folder)
     assert run.record["status"] == "interrupted" and run.record["ended"], shown
+    assert newest_checkpoint(folder / "checkpoints"), shown
     wait_for(lambda: not is_alive(run.record["process"]), "the kernel's end", 60)
     cells = [cell for cell in nbformat.read(folder / "train.ipynb", as_version=4).cells if cell.cell_type == "code"]
     assert cells[2].outputs and not cells[-1].outputs and (folder / "train.html").exists()

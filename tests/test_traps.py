@@ -140,7 +140,7 @@ def test_resume_goes_on_in_the_same_mlflow_run(tiny, tmp_path):
     finish("papermill", "train.ipynb", *words, "-p", "output_dir", tmp_path / "whole")
     process, output = lab("papermill", "train.ipynb", *words, "-p", "output_dir", tmp_path / "cut"), tmp_path / "cut"
     deadline = time.monotonic() + 120
-    while not list(output.glob("*/checkpoints/checkpoint-4/loss_trace.json")) and time.monotonic() < deadline:
+    while not list(output.glob("*/checkpoints/checkpoint-4/complete.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     folder = next(path.parent for path in output.glob("*/record.json"))
     before = json.loads((folder / "record.json").read_text())

@@ -21,10 +21,10 @@ IMPORT = re.compile(r"^\s*(import|from)\s", re.MULTILINE)
 EXPORT = re.compile(r"^(#\|\s*(exports?|exporti|exec_doc)\b|show_doc\()", re.MULTILINE)
 
 
-def committed_records(root: Path) -> list[Path]:
-    "List the pages of the runs whose folder is committed, newest first: what git does not know is not for others to read."
-    listed = subprocess.run(["git", "-C", root, "ls-files", "-z", "--", "runs/*/train.html"], capture_output=True, text=True)
-    pages = [root / name for name in listed.stdout.split("\0") if name.count("/") == 2]
+def committed_pages(root: Path, pattern: str) -> list[Path]:
+    "List the pages of runs or comparisons that are committed, newest first: what git does not know is not for others to read."
+    listed = subprocess.run(["git", "-C", root, "ls-files", "-z", "--", pattern], capture_output=True, text=True)
+    pages = [root / name for name in listed.stdout.split("\0") if name.count("/") == pattern.count("/")]
     return sorted((page for page in pages if page.is_file()), reverse=True)
 
 
@@ -37,24 +37,32 @@ def record_row(page: Path) -> str:
     def change(name):
         return " → ".join(f"{metrics[key]:.3f}" for key in (f"{name}_before", name) if isinstance(metrics.get(key), (int, float)))
 
-    cells = [f"[{page.parent.name}]({page.parent.name}.html)", *(str(parameters.get(name, "")) for name in ("model", "dataset", "task")),
-             change("eval_loss"), change("f1"), record.get("status", "")]
+    report = page.with_name("verify.json")
+    same = report.is_file() and json.loads(report.read_text(encoding="utf-8"))["identical"]
+    status = f"{'identical' if same else 'a'} rerun of {record['rerun_of']}" if record.get("rerun_of") else record.get("status", "")
+    cells = [f"[{page.parent.name}]({page.parent.name}.html)", *(str(parameters.get(name, "")) for name in ("model", "dataset", "task", "batching")),
+             change("eval_loss"), change("f1"), status]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def write_records(root: Path, notebooks: Path) -> int:
     "Write the Records page and a copy of every committed record into the folder of notebooks; return how many there are."
-    pages, folder = committed_records(root), notebooks / "records"
+    pages, comparisons, folder = committed_pages(root, "runs/*/train.html"), committed_pages(root, "runs/comparisons/*/compare.html"), notebooks / "records"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for page in pages:
+    for page in [*pages, *comparisons]:
         shutil.copy(page, folder / f"{page.parent.name}.html")
-    table = ["| Run | Model | Dataset | Task | Held-out loss | F1 | Status |", "|---|---|---|---|---|---|---|", *map(record_row, pages)]
+    table = ["| Run | Model | Dataset | Task | Batching | Held-out loss | F1 | |", "|---|---|---|---|---|---|---|---|", *map(record_row, pages)]
     body = "\n".join(table) if pages else "No record is committed yet."
+    if comparisons:
+        body += "\n\nSide by side: " + ", ".join(f"[comparison of {page.parent.name[:8]}]({page.parent.name}.html)" for page in comparisons) + "."
     (folder / "index.qmd").write_text(f"""---
-title: Finished records
+title: Gallery
 description: Executed experiments, each a page with its settings, curves, scores and answers.
 ---
+
+These are small on purpose: some minutes of training on a CPU with two cores. Their notebooks, settings, losses and answers are in the repository,
+their weights are not: `llmlab rerun RUN --verify` makes those again from the record, and says whether they are the same.
 
 {body}
 
