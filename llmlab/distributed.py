@@ -7,7 +7,7 @@ __all__ = ['EventWriter', 'StopOnRequest', 'share_scores', 'train_worker', 'prep
            'choose_trainer', 'train_model', 'worker_resources', 'join', 'open_process_group', 'Driver', 'find_launched',
            'main']
 
-# %% ../nbs/18_distributed.ipynb #bca24bf3
+# %% ../nbs/18_distributed.ipynb #91b1b010
 import json
 import os
 import shutil
@@ -30,7 +30,7 @@ from .config import ExperimentConfig, LabError, call_with, config_from_yaml, has
 from .sweep import die_with_parent, ray_session, require_ray
 from .training import LabTrainer, build_model, make_trainer, newest_checkpoint, run_training, training_arguments
 
-# %% ../nbs/18_distributed.ipynb #22b52bf0
+# %% ../nbs/18_distributed.ipynb #afbccb29
 class EventWriter(TrainerCallback):
     "Write what the trainer tells its callbacks into a file, for the notebook to read."
 
@@ -59,7 +59,7 @@ class EventWriter(TrainerCallback):
     def on_train_end(self, args, state, control, **others):
         self.write("on_train_end", state)
 
-# %% ../nbs/18_distributed.ipynb #b150e6cf
+# %% ../nbs/18_distributed.ipynb #5de2fd92
 class StopOnRequest(TrainerCallback):
     "Save a checkpoint and stop, in all processes after the same step, once the driver has asked for it."
 
@@ -73,7 +73,7 @@ class StopOnRequest(TrainerCallback):
         if asked:
             control.should_save = control.should_training_stop = True
 
-# %% ../nbs/18_distributed.ipynb #8d8cd924
+# %% ../nbs/18_distributed.ipynb #6932e086
 def share_scores(
     score,  # a function without arguments: answers the held-out questions and returns scores
     alone: bool,  # the first process has the whole model and can answer by itself
@@ -87,7 +87,7 @@ def share_scores(
 
     return scores
 
-# %% ../nbs/18_distributed.ipynb #978d499e
+# %% ../nbs/18_distributed.ipynb #d3db9be7
 def train_worker(
     folder: str | Path,  # of the run
 ):
@@ -106,7 +106,7 @@ def train_worker(
         stopped = (place / "stop").exists() and trainer.state.global_step < trainer.state.max_steps
         write_atomic(place / "result.json", json.dumps({"metrics": metrics, "loss_trace": trainer.loss_trace, "batching": trainer.batching_facts(), "stopped": stopped}))
 
-# %% ../nbs/18_distributed.ipynb #670ecd08
+# %% ../nbs/18_distributed.ipynb #871491d7
 def prepare_worker(
     config: ExperimentConfig,  # resolved
     folder: Path,  # of the run
@@ -142,7 +142,7 @@ def prepare_worker(
         trainer.score_answers = share_scores(score, alone=not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled))
     return trainer
 
-# %% ../nbs/18_distributed.ipynb #7301bde4
+# %% ../nbs/18_distributed.ipynb #655e4270
 class WorkersTrainer:
     "Stand for a trainer whose work is done by several processes."
 
@@ -201,6 +201,7 @@ class WorkersTrainer:
         try:
             while not done.wait(0.3):  # an interrupted Thread.join would take the thread for ended
                 self.pass_on_events()
+                self.pass_on_request()
         except KeyboardInterrupt:
             (self.place / "stop").touch()
             done.wait(120)  # until the workers have saved a checkpoint
@@ -230,6 +231,13 @@ class WorkersTrainer:
             for callback in self.callbacks:
                 getattr(callback, event)(self.arguments, self.state, self.control, **facts)
 
+    def pass_on_request(self):
+        "Ask the workers to save and stop, where a callback wants that, as on SIGTERM."
+        for callback in self.callbacks if self.starts else ():
+            callback.on_step_end(self.arguments, self.state, self.control)
+        if self.control.should_save or self.control.should_training_stop:
+            (self.place / "stop").touch()
+
     def begin_again(self):
         "Take back what lies behind the checkpoint from which the workers start again."
         self.starts += 1
@@ -240,7 +248,7 @@ class WorkersTrainer:
             write_atomic(curve, "".join(f"{line}\n" for line in kept))
             print(f"A worker was lost; all go on from step {step}.")
 
-# %% ../nbs/18_distributed.ipynb #cca93721
+# %% ../nbs/18_distributed.ipynb #151dc3e8
 def _reason(failure):
     "Say in one line what ended the workers."
     text = str(failure[0]).strip() if failure else "they ended without a result"
@@ -250,7 +258,7 @@ def _reason(failure):
 def _name(checkpoint):
     return checkpoint.name if checkpoint else "not there yet (save_strategy)"
 
-# %% ../nbs/18_distributed.ipynb #702c5885
+# %% ../nbs/18_distributed.ipynb #93391e6c
 def load_weights(model, folder: Path):
     "Put trained weights into a model: an adapter's, or all of them."
     from safetensors.torch import load_file
@@ -267,7 +275,7 @@ def load_weights(model, folder: Path):
         missing = [name for name in found.missing_keys if name in dict(model.named_parameters()) and name not in tied]
     assert not found.unexpected_keys and not missing, (found.unexpected_keys, missing)
 
-# %% ../nbs/18_distributed.ipynb #be36ce6f
+# %% ../nbs/18_distributed.ipynb #8aee5766
 def choose_trainer(
     config: ExperimentConfig,
     model,
@@ -283,7 +291,7 @@ def choose_trainer(
         return make_trainer(config, model, tokenizer, train.examples, held_out.examples, record.folder, callbacks, score_answers)
     return WorkersTrainer(config, model, record.folder, record.content["data"]["fingerprint"], callbacks)
 
-# %% ../nbs/18_distributed.ipynb #102e5a2d
+# %% ../nbs/18_distributed.ipynb #edd17878
 def train_model(
     trainer: LabTrainer | WorkersTrainer,
     resume: bool = False,  # go on from the newest checkpoint, where there is one
@@ -291,7 +299,7 @@ def train_model(
     "Train, with the held-out loss before and after; return the metrics that a record holds."
     return trainer.run(resume) if isinstance(trainer, WorkersTrainer) else run_training(trainer, resume)
 
-# %% ../nbs/18_distributed.ipynb #03a11e64
+# %% ../nbs/18_distributed.ipynb #f1e02a17
 def _launch_ray(config, folder):
     "Train in the workers of a Ray Train group, and return when they are done."
     require_ray(f"num_workers={config.num_workers}")
@@ -317,19 +325,19 @@ def _ray_worker(settings):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     train_worker(settings["folder"])
 
-# %% ../nbs/18_distributed.ipynb #922bcd7b
+# %% ../nbs/18_distributed.ipynb #7c815fed
 def worker_resources(config: ExperimentConfig) -> dict[str, float]:  # by Ray's names: CPU, GPU
     "Say what each worker takes of a cluster."
     return config.resources_per_worker or {"CPU": 1, **({"GPU": 1} if has_gpu() else {})}
 
-# %% ../nbs/18_distributed.ipynb #db9ac1e6
+# %% ../nbs/18_distributed.ipynb #3a049408
 def _await_launched(config, folder):
     "Tell the processes that wait that there is work, and wait until it is done."
     write_atomic(Path(os.environ["LLMLAB_LAUNCH_FILE"]), str(folder))
     while not any((folder / "workers" / name).exists() for name in ("result.json", "error.json")):
         time.sleep(0.2)
 
-# %% ../nbs/18_distributed.ipynb #b0797f18
+# %% ../nbs/18_distributed.ipynb #774dac69
 def join(
     settings: dict,  # parameters of the experiment
 ) -> int:  # exit status
@@ -350,7 +358,7 @@ def join(
     torch.distributed.destroy_process_group()
     return driver.process.wait() if driver else 0 if told[0] else 1
 
-# %% ../nbs/18_distributed.ipynb #80718fc5
+# %% ../nbs/18_distributed.ipynb #41c03e7f
 def open_process_group(settings: dict):
     "Set up torch's process group, as accelerate would; it uses one that is there."
     if has_gpu():
@@ -359,7 +367,7 @@ def open_process_group(settings: dict):
     backend = given.get("ddp_backend") or ("cpu:gloo,cuda:nccl" if has_gpu() else "gloo")
     torch.distributed.init_process_group(backend, timeout=timedelta(seconds=given.get("ddp_timeout", 1800)))
 
-# %% ../nbs/18_distributed.ipynb #8c533bbb
+# %% ../nbs/18_distributed.ipynb #92b81381
 class Driver:
     "Start the notebook in a process of its own, that ends with this one."
 
@@ -383,7 +391,7 @@ class Driver:
             time.sleep(0.2)
         return None
 
-# %% ../nbs/18_distributed.ipynb #f0fb6090
+# %% ../nbs/18_distributed.ipynb #a07839cd
 def find_launched(output_dir: str, launcher: str) -> Path | None:
     "Find the run that the processes of a launcher belonged to before they were started again."
     for path in output_folder(output_dir).glob("*/workers/job.json"):
@@ -391,7 +399,7 @@ def find_launched(output_dir: str, launcher: str) -> Path | None:
             return path.parent.parent
     return None
 
-# %% ../nbs/18_distributed.ipynb #897d81af
+# %% ../nbs/18_distributed.ipynb #049f3aad
 @click.command()
 @takes_parameters
 def main(settings):
@@ -402,7 +410,7 @@ def main(settings):
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
 
-# %% ../nbs/18_distributed.ipynb #c7898f24
+# %% ../nbs/18_distributed.ipynb #bb446f00
 #| eval: false
 if __name__ == "__main__" and "ipykernel" not in sys.modules:
     main()

@@ -9,7 +9,7 @@ __all__ = ['QUIET', 'LOOPBACK', 'RANGES', 'require_ray', 'ray_session', 'Sweep',
            'trial_states', 'table_of', 'make_trainable', 'point_of', 'make_watcher', 'make_stopper', 'make_search',
            'run_sweep', 'corners', 'rank', 'over_seeds', 'result_table', 'write_results']
 
-# %% ../nbs/11_sweep.ipynb #bc385f8c
+# %% ../nbs/11_sweep.ipynb #dbcd13a6
 import contextlib
 import csv
 import hashlib
@@ -37,13 +37,13 @@ import yaml
 
 from .config import ExperimentConfig, LabError, Whole, closest, entry_from, find_path, lookup, new_run_id, output_folder, project_root, show_table, write_atomic
 
-# %% ../nbs/11_sweep.ipynb #b0179a61
+# %% ../nbs/11_sweep.ipynb #739b6f90
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AIR_NEW_OUTPUT": "0",
          "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_STATE_TRACKING": "0", "RAY_COLOR_PREFIX": "0",
          "RAY_worker_niceness": "0"}  # Ray's workers would give way to everything else on the machine
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's word for: this machine alone, by its loopback address
 
-# %% ../nbs/11_sweep.ipynb #82e615e4
+# %% ../nbs/11_sweep.ipynb #ac09f677
 def require_ray(
     what: str,  # what wants it, for the message
 ):
@@ -51,7 +51,7 @@ def require_ray(
     if importlib.util.find_spec("ray") is None:
         raise LabError(f"{what} needs Ray, which does not come with llmlab by itself: pip install 'llmlab[ray]'.")
 
-# %% ../nbs/11_sweep.ipynb #6068fea8
+# %% ../nbs/11_sweep.ipynb #a08508d4
 @contextlib.contextmanager
 def ray_session(
     address: str | None = None,  # of a cluster; otherwise RAY_ADDRESS, otherwise a Ray of our own on this machine
@@ -75,7 +75,7 @@ def ray_session(
     finally:
         ray.shutdown()
 
-# %% ../nbs/11_sweep.ipynb #d4891393
+# %% ../nbs/11_sweep.ipynb #6099a829
 @dataclass(frozen=True)
 class Sweep:
     "What a sweep tries, how it chooses, and what it judges by."
@@ -92,10 +92,10 @@ class Sweep:
     max_concurrent: Whole | None = None  # trials at a time; otherwise as many as the resources allow
     max_failures: int = 3  # times that a trial is resumed after its worker died
 
-# %% ../nbs/11_sweep.ipynb #b7211ccb
+# %% ../nbs/11_sweep.ipynb #e470658a
 RANGES = ("uniform", "quniform", "loguniform", "qloguniform", "randint", "qrandint", "lograndint", "qlograndint")  # Ray Tune's functions
 
-# %% ../nbs/11_sweep.ipynb #8516c84e
+# %% ../nbs/11_sweep.ipynb #3f496808
 def split_values(
     text: str,  # as on the command line
 ):  # a list where there are several, a mapping for a range, else the text
@@ -112,12 +112,12 @@ def split_values(
     mapping = yaml.safe_load(text) if text.strip().startswith("{") else None
     return mapping if is_range(mapping) else text
 
-# %% ../nbs/11_sweep.ipynb #21326a36
+# %% ../nbs/11_sweep.ipynb #5893a271
 def is_range(value) -> bool:
     "Say whether a value is a range to draw from, such as `{loguniform: [1e-5, 1e-3]}`."
     return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in RANGES
 
-# %% ../nbs/11_sweep.ipynb #89d2f49d
+# %% ../nbs/11_sweep.ipynb #7d05955c
 def make_sweep(
     definition: dict,  # fields of `Sweep`
 ) -> Sweep:
@@ -140,7 +140,7 @@ def make_sweep(
         to_numbers(value)
     return sweep
 
-# %% ../nbs/11_sweep.ipynb #47a20eee
+# %% ../nbs/11_sweep.ipynb #7c0bc1e8
 def to_numbers(value: dict) -> tuple[str, list[float]]:  # Ray Tune's function, and its arguments
     "Read a range; YAML takes 1e-5 for text."
     (kind, bounds), = value.items()
@@ -152,7 +152,7 @@ def to_numbers(value: dict) -> tuple[str, list[float]]:  # Ray Tune's function, 
         raise LabError(f"parameters: {value} wants {'a step and ' if kind.startswith('q') else ''}two bounds, the lower one first{' and above 0' if 'log' in kind else ''}.")
     return kind, [int(number) for number in numbers] if "int" in kind else numbers
 
-# %% ../nbs/11_sweep.ipynb #0b04fcb5
+# %% ../nbs/11_sweep.ipynb #0d9f727f
 def list_points(sweep: Sweep) -> list[dict]:  # what varies, for each trial
     "Write out the points of a grid or of random draws, each once for every seed."
     choices = {name: value for name, value in sweep.parameters.items() if isinstance(value, list) or is_range(value)}
@@ -165,13 +165,13 @@ def list_points(sweep: Sweep) -> list[dict]:  # what varies, for each trial
         points = [{name: draw(value, random) for name, value in choices.items()} for _ in range(sweep.num_samples)]
     return [{**point, **seeded} for point in points for seeded in seeds_of(sweep)]
 
-# %% ../nbs/11_sweep.ipynb #0ea79b94
+# %% ../nbs/11_sweep.ipynb #e1f196bf
 def seeds_of(sweep: Sweep) -> list[dict]:
     "Return the seed of each repetition of a point; nothing where there is only one."
     first = int(sweep.parameters.get("seed", ExperimentConfig.model_fields["seed"].default)) if sweep.seeds > 1 else 0
     return [{"seed": first + number} for number in range(sweep.seeds)] if sweep.seeds > 1 else [{}]
 
-# %% ../nbs/11_sweep.ipynb #a994db3c
+# %% ../nbs/11_sweep.ipynb #d7245a08
 def draw(value, random):  # a list or a range; numpy.random.RandomState
     "Draw one value, as Ray Tune does."
     if isinstance(value, list):
@@ -182,12 +182,12 @@ def draw(value, random):  # a list or a range; numpy.random.RandomState
     drawn = getattr(tune, kind)(*numbers).sample(random_state=random)
     return int(drawn) if "int" in kind else float(drawn)
 
-# %% ../nbs/11_sweep.ipynb #6d6dbb79
+# %% ../nbs/11_sweep.ipynb #f4f03b80
 def trial_key(point: dict) -> str:
     "Name a point, always alike."
     return hashlib.sha256(json.dumps(point, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:10]
 
-# %% ../nbs/11_sweep.ipynb #d655d2d7
+# %% ../nbs/11_sweep.ipynb #cf4ba61f
 def check_points(
     sweep: Sweep,
     points: list[dict],
@@ -208,12 +208,12 @@ def check_points(
     check_early_stop(sweep, configs)
     return configs[0]
 
-# %% ../nbs/11_sweep.ipynb #b64088d0
+# %% ../nbs/11_sweep.ipynb #f4df05ed
 def fixed_parameters(sweep: Sweep) -> dict:
     "Return the parameters that are the same in every trial."
     return {name: value for name, value in sweep.parameters.items() if not (isinstance(value, list) or is_range(value))}
 
-# %% ../nbs/11_sweep.ipynb #f828a779
+# %% ../nbs/11_sweep.ipynb #5d13046e
 def check_early_stop(sweep: Sweep, configs: list[ExperimentConfig]):
     "Raise a `LabError` where there is nothing by which a trial could be ended early."
     for config in configs if sweep.scheduler else ():
@@ -222,7 +222,7 @@ def check_early_stop(sweep: Sweep, configs: list[ExperimentConfig]):
             raise LabError("scheduler=asha ends a trial at an evaluation, and there is none on the way: set eval_strategy to steps, and eval_steps.")
         make_scheduler(sweep, config)
 
-# %% ../nbs/11_sweep.ipynb #967a8dec
+# %% ../nbs/11_sweep.ipynb #7a880afb
 def make_scheduler(
     sweep: Sweep,
     config: ExperimentConfig,  # of a trial
@@ -246,20 +246,20 @@ def make_scheduler(
     except (AssertionError, ValueError, TypeError) as error:
         raise LabError(f"scheduler: Ray refuses these options of ASHA ({error}): {given}; trials are {whole} {'steps' if by_steps else 'epochs'} long.") from None
 
-# %% ../nbs/11_sweep.ipynb #78479a74
+# %% ../nbs/11_sweep.ipynb #0f45df35
 def direction(sweep: Sweep) -> str:  # min or max
     "Say which end of the metric is the good one."
     small = re.search("loss|perplexity|bits|runtime|memory|steps", sweep.metric)
     return sweep.mode if sweep.mode != "auto" else "min" if small else "max"
 
-# %% ../nbs/11_sweep.ipynb #e23e6eb0
+# %% ../nbs/11_sweep.ipynb #98a688eb
 def die_with_parent():
     "Have Linux end this process with the one that started it; take signals that Ray holds back."
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     if PRCTL:
         PRCTL(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
-# %% ../nbs/11_sweep.ipynb #ba4ae59b
+# %% ../nbs/11_sweep.ipynb #79761f4e
 def _find_prctl():
     import ctypes
 
@@ -268,7 +268,7 @@ def _find_prctl():
 
 PRCTL = _find_prctl()
 
-# %% ../nbs/11_sweep.ipynb #8f6b0c45
+# %% ../nbs/11_sweep.ipynb #79e5f33e
 class TrialRun:
     "One trial: its state on disk, its process, and what it has reported."
 
@@ -384,7 +384,7 @@ class TrialRun:
         if record := self.record():
             write_atomic(self.run / "record.json", json.dumps({**record, "error": reason}, ensure_ascii=False, indent=1) + "\n")
 
-# %% ../nbs/11_sweep.ipynb #6baed289
+# %% ../nbs/11_sweep.ipynb #2761e7f5
 def _last_place(record):
     "Return the last step and epoch of a finished run, by which a scheduler counts its time."
     metrics = record.get("metrics") or {}
@@ -399,7 +399,7 @@ def _wait_for_end(process, seconds=60):
         if process and "ipykernel" in " ".join(psutil.Process(process).cmdline()):
             psutil.Process(process).wait(seconds)
 
-# %% ../nbs/11_sweep.ipynb #77108966
+# %% ../nbs/11_sweep.ipynb #061cd123
 def open_folder(sweep: Sweep) -> Path:
     "Make or find the folder of a sweep; raise a `LabError` where its name stands for another one."
     definition = {name: value for name, value in asdict(sweep).items() if name not in ("name", "resources_per_trial", "max_concurrent", "max_failures")}
@@ -416,7 +416,7 @@ def open_folder(sweep: Sweep) -> Path:
     write_atomic(folder / "job.json", json.dumps({"mlflow_run_id": None, **job, **settings}, ensure_ascii=False, indent=1) + "\n")
     return folder
 
-# %% ../nbs/11_sweep.ipynb #91d9ddea
+# %% ../nbs/11_sweep.ipynb #61275d82
 def trial_states(folder: Path) -> list[dict]:
     "Read the state of every trial so far, in the order in which they came."
     states = []
@@ -427,7 +427,7 @@ def trial_states(folder: Path) -> list[dict]:
         states.append({"key": path.stem, **state})
     return sorted(states, key=lambda state: state["created"])
 
-# %% ../nbs/11_sweep.ipynb #f69e70b0
+# %% ../nbs/11_sweep.ipynb #fea33059
 def table_of(
     states: list[dict],  # from `trial_states`
     metric: str,
@@ -437,7 +437,7 @@ def table_of(
     rows = [[*(state["parameters"].get(name) for name in names), state.get("status"), state.get("step"), state.get("value"), state.get("run")] for state in states]
     return [*names, "status", "step", metric, "run"], rows
 
-# %% ../nbs/11_sweep.ipynb #e106f8be
+# %% ../nbs/11_sweep.ipynb #0dde3c15
 def make_trainable(folder: Path):  # a class
     "Make what Ray Tune runs: an actor that starts a trial's process and reports its evaluations."
     from ray import get_runtime_context, tune
@@ -456,7 +456,7 @@ def make_trainable(folder: Path):  # a class
 
     return Trial
 
-# %% ../nbs/11_sweep.ipynb #17bf4bb4
+# %% ../nbs/11_sweep.ipynb #d5508d03
 def point_of(config: dict) -> dict:  # what Ray Tune chose
     "Return what varies in a trial."
     if "point" in config:
@@ -465,7 +465,7 @@ def point_of(config: dict) -> dict:  # what Ray Tune chose
     point = {name: value for name, value in config.items() if not name.startswith("__")}
     return point if index is None else {**point, "seed": first + index}
 
-# %% ../nbs/11_sweep.ipynb #d706f876
+# %% ../nbs/11_sweep.ipynb #333cfc77
 def make_watcher(
     folder: Path,
     metric: str,
@@ -496,7 +496,7 @@ def make_watcher(
 
     return Watcher()
 
-# %% ../nbs/11_sweep.ipynb #865c8694
+# %% ../nbs/11_sweep.ipynb #d4e0aa11
 def make_stopper(folder: Path):  # ray.tune.Stopper
     "Make what ends a sweep that is interrupted: not before every trial under way has saved its record."
     from ray import tune
@@ -510,7 +510,7 @@ def make_stopper(folder: Path):  # ray.tune.Stopper
 
     return Stopper()
 
-# %% ../nbs/11_sweep.ipynb #3f5ffc19
+# %% ../nbs/11_sweep.ipynb #26f962af
 def make_search(
     sweep: Sweep,
     folder: Path,
@@ -532,7 +532,7 @@ def make_search(
     first = seeds_of(sweep)[0].get("seed")
     return dict(param_space={"__first_seed__": first} if sweep.seeds > 1 else {}, search_alg=search, num_samples=sweep.num_samples * sweep.seeds)
 
-# %% ../nbs/11_sweep.ipynb #62209d8b
+# %% ../nbs/11_sweep.ipynb #3635e2a8
 def run_sweep(
     sweep: Sweep,
     address: str | None = None,  # of a Ray cluster; otherwise one is started on this machine
@@ -558,7 +558,7 @@ def run_sweep(
         parent.finish("KILLED" if unfinished else "FINISHED")
     return folder
 
-# %% ../nbs/11_sweep.ipynb #a6139a3b
+# %% ../nbs/11_sweep.ipynb #2c777ee2
 def _tune(sweep, folder, points, config, show):
     "Hand the trials to Ray Tune, and wait for them."
     import logging
@@ -581,9 +581,10 @@ def _tune(sweep, folder, points, config, show):
 
 def _wait_for(fit, stop):
     "Let Ray Tune work in a thread, so that Ctrl-C comes here; it asks all trials to save their records and end."
-    from llmlab.papermill_engine import _terminate_as_interrupt
+    done, failure = threading.Event(), []
 
-    done, failure, restore = threading.Event(), [], _terminate_as_interrupt()  # now, since Ray has set a handler of its own
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
 
     def work():
         try:
@@ -592,6 +593,8 @@ def _wait_for(fit, stop):
             failure.append(error)
         done.set()
 
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, interrupt) if main else None  # now, since Ray has set a handler of its own
     threading.Thread(target=work, daemon=True).start()
     try:
         while not done.wait(0.5):  # an interrupted Thread.join would take the thread for ended
@@ -602,7 +605,8 @@ def _wait_for(fit, stop):
         done.wait()
         raise
     finally:
-        restore()
+        if main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     if failure:
         raise failure[0]
 
@@ -627,13 +631,13 @@ def _parent_run(sweep, folder, config):
     write_atomic(path, json.dumps({**job, "mlflow_run_id": parent.run_id}, ensure_ascii=False, indent=1) + "\n")
     return parent
 
-# %% ../nbs/11_sweep.ipynb #d0742990
+# %% ../nbs/11_sweep.ipynb #6f89c401
 def corners(sweep: Sweep) -> list[dict]:
     "Write out the ends of every range with every choice, to check them."
     choices = {name: value if isinstance(value, list) else to_numbers(value)[1][:2] for name, value in sweep.parameters.items() if isinstance(value, list) or is_range(value)}
     return [dict(zip(choices, values)) for values in itertools.islice(itertools.product(*choices.values()), 1000)] or [{}]
 
-# %% ../nbs/11_sweep.ipynb #33ab1abf
+# %% ../nbs/11_sweep.ipynb #9665888a
 def rank(states: list[dict], mode: str) -> list[dict]:  # min or max
     "Sort trials from best to worst; those without a result come last."
     def place(state):
@@ -643,7 +647,7 @@ def rank(states: list[dict], mode: str) -> list[dict]:  # min or max
 
     return sorted(states, key=place)
 
-# %% ../nbs/11_sweep.ipynb #e58891c0
+# %% ../nbs/11_sweep.ipynb #d5025bc5
 def over_seeds(states: list[dict], metric: str) -> tuple[list[str], list[list]]:  # head, rows
     "Put the finished trials of each point together: mean and standard deviation over its seeds."
     points = {}
@@ -655,7 +659,7 @@ def over_seeds(states: list[dict], metric: str) -> tuple[list[str], list[list]]:
     rows = [[*(point.get(name) for name in names), statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)] for point, values in points.values()]
     return [*names, f"{metric} (mean)", "standard deviation", "seeds"], rows
 
-# %% ../nbs/11_sweep.ipynb #66a802d8
+# %% ../nbs/11_sweep.ipynb #cbefcc15
 def result_table(states: list[dict], metric: str) -> tuple[list[str], list[list]]:  # head, rows
     "Set out the results: what varies, the metric, and what else the records hold."
     others = [name for name in ("eval_loss_before", "eval_loss", "exact_match", "f1", "train_loss", "steps", "train_runtime", "peak_memory_bytes") if name != metric]
@@ -663,7 +667,7 @@ def result_table(states: list[dict], metric: str) -> tuple[list[str], list[list]
     shown = [name for name in others if any(name in (state.get("metrics") or {}) for state in states)]
     return [*head, *shown, "reason"], [[*row, *((state.get("metrics") or {}).get(name) for name in shown), state.get("reason")] for row, state in zip(rows, states)]
 
-# %% ../nbs/11_sweep.ipynb #2fe5a370
+# %% ../nbs/11_sweep.ipynb #da93064b
 def write_results(folder: Path, sweep: Sweep):
     "Write the results as CSV, Markdown and HTML."
     states = rank(trial_states(folder), direction(sweep))
@@ -676,7 +680,7 @@ def write_results(folder: Path, sweep: Sweep):
     pages = "".join(show_table(rows, head).data for head, rows in tables)
     write_atomic(folder / "results.html", f"<!doctype html><meta charset='utf-8'><title>{folder.name}</title><h1>{folder.name}</h1>{pages}\n")
 
-# %% ../nbs/11_sweep.ipynb #864c6ea6
+# %% ../nbs/11_sweep.ipynb #3e112f3a
 def _markdown(head, rows):
     "Set a table in Markdown."
     def cell(value):

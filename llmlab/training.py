@@ -167,7 +167,7 @@ def training_arguments(
     if config.gradient_checkpointing:
         chosen["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     chosen["per_device_train_batch_size"] *= chosen.pop("gradient_accumulation_steps")  # to the trainer a step is one batch; `Batcher` cuts it
-    fixed = dict(output_dir=str(folder), report_to="none", remove_unused_columns=False, disable_tqdm=True, restore_callback_states_from_checkpoint=True,
+    fixed = dict(output_dir=str(folder), ddp_broadcast_buffers=False, report_to="none", remove_unused_columns=False, disable_tqdm=True, restore_callback_states_from_checkpoint=True,
                  dataloader_pin_memory=has_gpu(), use_cpu=not has_gpu())
     try:
         return TrainingArguments(**{**fixed, **chosen, **config.training_args})

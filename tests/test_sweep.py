@@ -184,3 +184,38 @@ def test_optuna_goes_on_from_what_it_has_seen(tmp_path):
         (folder / "trials" / f"{trial_key(point)}.json").write_text(json.dumps({"created": number, "parameters": point, "run": None}))
     suggest = make_search(asked, folder, [])["search_alg"]
     assert [point_of({**suggest.suggest(f"b{number}"), "__first_seed__": 42}) for number in range(4)] == chosen
+
+
+def test_a_trial_is_stopped_killed_and_resumed(tiny, tmp_path):
+    """Without Ray: a trial that is asked to stop saves its record, one whose process is killed is to be tried again, and both go on in the same run."""
+    from llmlab.sweep import TrialRun, list_points, open_folder
+
+    asked = make_sweep({"name": "one", "parameters": {**SMALL, "num_samples": 0, "model": tiny[0], "lora_r": [4], "max_steps": 40, "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
+                                                      "report_to": "[]", "output_dir": str(tmp_path)}})
+    folder, (point,) = open_folder(asked), list_points(asked)
+    trial = TrialRun(folder, point)
+    trial.start()
+    assert trial.next_report()["step"] == 2
+    (folder / "stop").touch()
+    assert trial.next_report()["ended"] and trial.process.poll() is not None
+    assert (trial.state["status"], trial.record()["status"], trial.record()["error"]) == ("interrupted", "interrupted", "the sweep was interrupted")
+    (folder / "stop").unlink()
+    again = TrialRun(folder, point)
+    again.start()
+    wait_for(lambda: again.record().get("resumed"), "the run to go on")
+    again.process.kill()
+    again.process.wait()
+    with pytest.raises(RuntimeError, match="status -9"):
+        while "ended" not in again.next_report():
+            pass
+    last = TrialRun(folder, point)
+    last.start()
+    reports = [last.next_report()]
+    while "ended" not in reports[-1]:
+        reports.append(last.next_report())
+    steps = [report["step"] for report in reports]
+    assert steps == sorted(steps) and steps[-1] == 40 and last.state["status"] == "finished" and last.state["starts"] == 3
+    assert last.run == trial.run and len(last.record()["resumed"]) == 2
+    unchanged = TrialRun(folder, point)
+    unchanged.start()
+    assert unchanged.process is None and unchanged.state["starts"] == 3
