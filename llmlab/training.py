@@ -6,9 +6,10 @@
 __all__ = ['CHUNK_BYTES', 'fix_randomness', 'build_model', 'FrozenHeadLoss', 'loss_of_answers', 'find_head', 'training_arguments',
            'Batcher', 'batch_mode', 'held_out_totals', 'StepLoader', 'LabTrainer', 'seal_checkpoint',
            'checkpoint_problem', 'checkpoints_in', 'newest_checkpoint', 'Checkpoints', 'Stream', 'return_freed_memory',
-           'make_batcher', 'pack_tokens', 'make_sampler', 'group_size', 'make_trainer', 'hash_trace', 'GradientCheck',
-           'step_gradients', 'compare_gradients', 'gradient_distance', 'check_gradients', 'peak_memory', 'train_from',
-           'load_trained', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
+           'make_batcher', 'choose_pack_tokens', 'make_sampler', 'choose_group_size', 'make_trainer', 'hash_trace',
+           'GradientCheck', 'step_gradients', 'compare_gradients', 'gradient_distance', 'check_gradients',
+           'peak_memory', 'train_from', 'load_trained', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve',
+           'figure_html']
 
 # %% ../nbs/06_training.ipynb #6c4ed56e
 import hashlib
@@ -410,12 +411,12 @@ def make_batcher(
     if problem:
         warnings.warn(f"batching={config.batching} cannot be had with this model: {problem}. It is trained with batching=padded: the same gradients, more slowly.",
                       stacklevel=2)
-    return Batcher("padded" if problem else config.batching, config.pack_tokens or pack_tokens(config.max_length), config.per_device_train_batch_size,
+    return Batcher("padded" if problem else config.batching, config.pack_tokens or choose_pack_tokens(config.max_length), config.per_device_train_batch_size,
                    tokenizer.pad_token_id, config.padding_side, config.max_length if config.padding == "max_length" else None,
                    arguments.world_size, arguments.process_index)
 
 # %% ../nbs/06_training.ipynb #726a781a
-def pack_tokens(max_length: int) -> int:
+def choose_pack_tokens(max_length: int) -> int:
     "Choose the size of packs: enough to keep a machine busy, and to hold the longest example and some others that share its beginning."
     return max(1024, 2 * max_length)
 
@@ -429,10 +430,10 @@ def make_sampler(
     if isinstance(train, Stream):
         return None
     seed = config.seed if config.data_seed is None else config.data_seed
-    return StepSampler(train, step_size, config.group_size or group_size(step_size), config.shuffle, seed)
+    return StepSampler(train, step_size, config.group_size or choose_group_size(step_size), config.shuffle, seed)
 
 # %% ../nbs/06_training.ipynb #6d3acdcb
-def group_size(step_size: int) -> int:
+def choose_group_size(step_size: int) -> int:
     "Choose how many examples that begin alike a step may take together: a quarter of it, so that each step sees several things."
     return max(1, step_size // 4)
 
