@@ -98,7 +98,7 @@ def clock_callback(clock: Clock, warm_up):
 
         def count(self, rows):
             batch = self.collate(rows)
-            self.tokens += sum(part["input_ids"].numel() for part in (batch if isinstance(batch, list) else [batch]))
+            self.tokens += batch["input_ids"].numel() if "input_ids" in batch else 0  # llmlab counts its own
             return batch
 
         def on_step_end(self, args, state, control, **others):

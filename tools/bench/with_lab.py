@@ -36,7 +36,7 @@ def main():
         watch = clock_callback(clock, lambda model: trainer_of(short, f"{folder}/short", [], **alone, learning_rate=1e-30).train())
         trainer = trainer_of(examples, folder, [watch])
         trainer.train()
-    report(task, clock, trainer.loss_trace[0], watch.tokens)
+    report(task, clock, trainer.loss_trace[0], trainer.sharing.tokens_computed, pack_tokens=trainer.batcher.pack_tokens)
 
 
 if __name__ == "__main__":
