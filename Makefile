@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lab ui docs prepare clean
+.PHONY: help install train test lab ui docs bench scale prepare clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -42,13 +42,19 @@ ui: $(INSTALLED)  ## Browse the runs in MLflow
 docs: $(INSTALLED)  ## Build the documentation site in _docs/
 	@$(BIN)/python tools/build_docs.py $(ARGS)
 
+bench: $(INSTALLED)  ## Compare batching with HF Trainer, TRL and LLaMA-Factory, each in an environment of its own in .bench/
+	@$(BIN)/python tools/bench/compare.py $(ARGS)
+
+scale: $(INSTALLED)  ## Measure time and memory against questions a paragraph, context length and rows
+	@$(BIN)/python tools/bench/scale.py $(ARGS)
+
 prepare: $(INSTALLED)  ## Before a commit: export llmlab/, clean the notebooks, write README.md anew
 	@$(BIN)/nbdev_export
 	@$(BIN)/nbdev_clean
 	@$(BIN)/python tools/readme.py
 
-clean:  ## Remove .venv and whatever was built; runs/ stays
-	@rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .hypothesis
+clean:  ## Remove .venv, .bench and whatever was built; runs/ stays
+	@rm -rf $(VENV) .bench _docs _proc build dist *.egg-info .pytest_cache .hypothesis
 	@find llmlab tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 # PIP_CONSTRAINT holds for the isolated build as well, with older pips; PIP_BUILD_CONSTRAINT with newer ones.

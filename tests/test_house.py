@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
-COMMANDS = ["help", "install", "train", "test", "lab", "ui", "docs", "prepare", "clean"]
+COMMANDS = ["help", "install", "train", "test", "lab", "ui", "docs", "bench", "scale", "prepare", "clean"]
 
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(ROOT / "settings.ini", encoding="utf-8")

@@ -1,0 +1,43 @@
+"""Contestant: llmlab's own trainer. Variants are the values of `batching`; padded-N pads batches of N."""
+import tempfile
+
+from clock import Clock, clock_callback, load_model, read_task, report, split_evenly
+
+
+def ranges(labels: list) -> tuple:
+    """Read the [start, stop) ranges of what is learned from labels."""
+    learned = [label != -100 for label in labels] + [False]
+    starts = [place for place, on in enumerate(learned) if on and not (place and learned[place - 1])]
+    return tuple((start, learned.index(False, start)) for start in starts)
+
+
+def main():
+    from llmlab.config import make_config
+    from llmlab.models import load_tokenizer
+    from llmlab.packing import Example
+    from llmlab.training import fix_randomness, make_trainer
+
+    task = read_task()
+    batching, _, size = task["variant"].partition("-")
+    examples = [Example(example["input_ids"], example["prompt_length"], ranges(example["labels"])) for example in task["examples"]]
+    size, number = split_evenly(len(examples), int(size or len(examples)))
+    config = dict(model=task["name"], batching=batching, per_device_train_batch_size=size, gradient_accumulation_steps=number, eval_strategy="no",
+                  lr_scheduler_type="constant", warmup_steps=0, dtype="float32", shuffle=False, report_to=[], seed=task["seed"], max_length=2048,
+                  target_modules=task["lora_targets"], **{name: task[name] for name in ("learning_rate", "lora_r", "lora_alpha")})
+    tokenizer, model, clock = load_tokenizer(task["model"]), load_model(task), Clock()
+    fix_randomness(task["seed"])
+
+    def trainer_of(examples, folder, callbacks, **changes):
+        return make_trainer(make_config({**config, "max_steps": 1, **changes}), model, tokenizer, examples, examples[:1], folder, callbacks)
+
+    with tempfile.TemporaryDirectory() as folder:
+        short = [Example(example.input_ids[:32], 31, ((31, 32),)) for example in examples[:2]]
+        alone = dict(per_device_train_batch_size=1, gradient_accumulation_steps=2)
+        watch = clock_callback(clock, lambda model: trainer_of(short, f"{folder}/short", [], **alone, learning_rate=1e-30).train())
+        trainer = trainer_of(examples, folder, [watch])
+        trainer.train()
+    report(task, clock, trainer.loss_trace[0], trainer.sharing.tokens_computed, pack_tokens=trainer.batcher.pack_tokens)
+
+
+if __name__ == "__main__":
+    main()
