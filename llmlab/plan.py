@@ -271,7 +271,7 @@ def find_passes(
         sharing.add(examples, sizes, 0)
         made += zip(sizes, batches)
     made.sort(key=lambda batch: batch[0])
-    asked, tokens = _evaluation_batches(batcher, [example for example in work.held_out if example.learned], config.per_device_eval_batch_size)
+    asked, tokens = _evaluation_batches(replace(batcher, batch_size=config.per_device_eval_batch_size), [example for example in work.held_out if example.learned])
     return Passes(made[-1][1], made[len(made) // 2][1], max(asked, key=pass_tokens), len(made) > len(steps), len(steps), sharing, tokens)
 
 # %% ../nbs/15_plan.ipynb #5bc765e9
@@ -281,12 +281,12 @@ def _shorten(example, length):
     return example if len(example.input_ids) <= length else Example(example.input_ids[:length], min(example.prompt_length, length), learned)
 
 # %% ../nbs/15_plan.ipynb #2dc1f3ce
-def _evaluation_batches(batcher, examples, batch_size):
+def _evaluation_batches(batcher, examples):
     "Cut held-out examples as the trainer does; return the batches, and the tokens of all."
     seen = examples[:1024]
     longest = max(examples, key=lambda example: len(example.input_ids))
-    parts = [batcher.batches(seen[start:start + 256], batch_size) for start in range(0, len(seen), 256)]
-    batches = [batch for made, _ in parts for batch in made] + ([] if longest in seen else batcher.batches([longest] * batch_size, batch_size)[0])
+    parts = [batcher.batches(seen[start:start + 256]) for start in range(0, len(seen), 256)]
+    batches = [batch for made, _ in parts for batch in made] + ([] if longest in seen else batcher.batches([longest] * batcher.batch_size)[0])
     return batches, round(sum(size for _, sizes in parts for size in sizes) * len(examples) / len(seen))
 
 # %% ../nbs/15_plan.ipynb #419c2eb8
