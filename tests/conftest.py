@@ -3,6 +3,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 os.environ |= {
@@ -15,3 +16,18 @@ os.environ |= {
 }
 settings.register_profile("llmlab", deadline=None, derandomize=True)
 settings.load_profile("llmlab")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too: whole sweeps and clusters, minutes each")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes minutes, and runs with --slow only")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes: run it with --slow"))

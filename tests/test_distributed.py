@@ -118,6 +118,7 @@ def test_alone_it_says_how_to_start_it():
     assert done.exit_code == 2 and "torchrun" in done.output
 
 
+@pytest.mark.slow
 def test_a_killed_node_costs_steps_not_the_run(tiny, tmp_path):
     """Two workers on two Ray nodes: one node is killed, another takes its place, and all go on from the newest checkpoint."""
     pytest.importorskip("ray", reason="Ray is not installed (pip install 'llmlab[ray]')")

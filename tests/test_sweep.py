@@ -96,6 +96,7 @@ def test_without_ray_the_way_out_is_named(monkeypatch, tmp_path):
 
 # Whole sweeps
 
+@pytest.mark.slow
 def test_grid_survives_a_dead_node_and_an_interruption(tiny, tmp_path):
     """A grid of four on two nodes: one is killed, then the sweep is interrupted; the same command finishes it, and repeats nothing."""
     from ray.cluster_utils import Cluster
@@ -156,6 +157,7 @@ def check_results(folder, states):
         assert all(state["run"] in (folder / name).read_text(encoding="utf-8") for name in ("results.md", "results.html"))
 
 
+@pytest.mark.slow
 def test_asha_ends_a_bad_trial_early(tiny, tmp_path):
     """The trial that learns nothing is ended at its first comparison, and its record says why."""
     done = sweep("--name", "asha", "--scheduler", "{asha: {grace_period: 20, reduction_factor: 2}}", "--max-concurrent", "1", model=tiny[0], learning_rate="1e-2,1e-8",
@@ -186,6 +188,7 @@ def test_optuna_goes_on_from_what_it_has_seen(tmp_path):
     assert [point_of({**suggest.suggest(f"b{number}"), "__first_seed__": 42}) for number in range(4)] == chosen
 
 
+@pytest.mark.slow
 def test_a_trial_is_stopped_killed_and_resumed(tiny, tmp_path):
     """Without Ray: a trial that is asked to stop saves its record, one whose process is killed is to be tried again, and both go on in the same run."""
     from llmlab.sweep import TrialRun, list_points, open_folder
