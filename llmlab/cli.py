@@ -134,7 +134,9 @@ def rerun(settings, run, verify, output_dir):
 def verify_lines(report: dict) -> list[str]:  # `report`: from `llmlab.records.verify_rerun`
     "Write a comparison of a rerun with its record for a terminal."
     def short(value):
-        return f"{value[:16]}..." if isinstance(value, str) and len(value) == 64 else "not recorded" if value is None else f"{value:.9g}" if isinstance(value, float) else str(value)
+        if value is None:
+            return "not recorded"
+        return f"{value[:16]}..." if isinstance(value, str) and len(value) == 64 else f"{value:.9g}" if isinstance(value, float) else str(value)
 
     lines = [f"other {name} than in the record: {one} there, {other} here" for name, one, other in report["environment_changes"]]
     lines += [f"other setting than in the record: {name}={one} there, {other} here" for name, one, other in report["setting_changes"]]

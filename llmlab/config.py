@@ -189,7 +189,7 @@ class ExperimentConfig(BaseModel):
     bf16: bool = False  # mixed precision in bfloat16
     gradient_checkpointing: bool = False  # less memory for more time
     ddp_find_unused_parameters: bool | None = None  # for data-parallel runs
-    num_threads: Whole | None = None  # of torch on a CPU, since sums come out otherwise with another number; otherwise torch's choice, which the record then names
+    num_threads: Whole | None = None  # of torch on a CPU, where their number decides the last bits of sums; otherwise torch's choice
 
     # Several processes or machines
     num_workers: Whole = 1  # processes that train together, started by Ray Train (pip install 'llmlab[ray]') or torchrun

@@ -258,7 +258,7 @@ def _error_of(notebook):
 
 # %% ../nbs/14_papermill_engine.ipynb #fb264d86
 def _end_gracefully(folder, kind):
-    "Hand SIGTERM, Ctrl-C and the closing of a terminal on to a training's kernel, which saves a checkpoint first; return the signals so far, and what undoes that."
+    "Hand SIGTERM, Ctrl-C and a terminal's end on to a training's kernel, which saves first; return the signals so far, and an undo."
     asked = []
     if threading.current_thread() is not threading.main_thread():
         return asked, lambda: None

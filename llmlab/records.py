@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['describe_environment', 'describe_git', 'Record', 'end_record', 'begin_record', 'is_running', 'reopen_record',
-           'keep_curve', 'start_record', 'note_surroundings', 'environment_changes', 'Termination', 'describe_entries',
-           'resolve_config', 'train_here', 'MetricsCallback', 'record_callbacks', 'finish_record', 'write_page',
-           'show_record', 'adopt_notebook', 'rerun_settings', 'verify_rerun', 'finished_record', 'setting_changes',
-           'adapter_distance']
+           'keep_curve', 'start_record', 'note_surroundings', 'keep_extensions', 'environment_changes', 'Termination',
+           'describe_entries', 'resolve_config', 'train_here', 'MetricsCallback', 'record_callbacks', 'finish_record',
+           'write_page', 'show_record', 'adopt_notebook', 'rerun_settings', 'verify_rerun', 'finished_record',
+           'trace_distance', 'setting_changes', 'adapter_distance']
 
 # %% ../nbs/09_records.ipynb #5e12d514
 import atexit
@@ -29,8 +29,8 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from .config import (ExperimentConfig, LabError, call_with, config_from_yaml, config_to_yaml, field_comments, find_run, fresh_folder, load_extensions, make_config, output_folder, project_root,
-                           show_table, write_atomic)
+from .config import (ExperimentConfig, LabError, call_with, config_from_yaml, config_to_yaml, field_comments, find_run,
+                           fresh_folder, load_extensions, make_config, output_folder, project_root, show_table, write_atomic)
 from .evaluation import TASKS, choose_task, find_task
 from .models import MODELS, Checkpoint, check_model_name, choose_dtype, choose_targets, hash_weights
 from .prompts import PROMPTS, choose_prompt, find_prompt
@@ -91,7 +91,8 @@ class Record:
             for key in ("fingerprint", "sha256"):
                 before, now = (self.content.get(name) or {}).get(key), fact.get(key)
                 if self.content.get("resumed") and before and now and before != now:
-                    raise LabError(f"resume: this run's {name} is not what it was ({key} {before[:12]}, now {now[:12]}): put it back as it was, or start a new run.")
+                    raise LabError(f"resume: this run's {name} is not what it was ({key} {before[:12]}, now {now[:12]}): "
+                                   "put it back as it was, or start a new run.")
         self.note(**facts)
 
     def set_config(self, config: ExperimentConfig, entries: dict | None = None):
@@ -167,8 +168,8 @@ def begin_record(
     record = Record(folder)
     write_atomic(folder / "config.yaml", config_to_yaml(config))
     original = os.environ.pop("LLMLAB_RERUN_OF", None)  # from `llmlab rerun`
-    record.note(run_id=folder.name, status="running", **({"rerun_of": original} if original else {}), mlflow_run_id=None, params=config.model_dump(),
-                started=_now(), ended=None, **_this_process())
+    record.note(run_id=folder.name, status="running", **({"rerun_of": original} if original else {}), mlflow_run_id=None,
+                params=config.model_dump(), started=_now(), ended=None, **_this_process())
     return record
 
 # %% ../nbs/09_records.ipynb #2bd93f3c
@@ -197,13 +198,15 @@ def reopen_record(folder: Path) -> Record:
             break
         time.sleep(0.2)
     else:
-        raise LabError(f"resume: run {folder.name} is still running (process {record.content['process']}): wait for it, or end it first.")
-    for path in [*folder.glob(".*"), *folder.glob("train.html")]:  # what was being written when it was stopped, and the page of that
+        raise LabError(f"resume: run {folder.name} is still running (process {record.content['process']}): "
+                       "wait for it, or end it first.")
+    for path in [*folder.glob(".*"), *folder.glob("train.html")]:  # half written when it was stopped, and the page of that
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     checkpoint = newest_checkpoint(folder / "checkpoints")
     step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     keep_curve(folder / "metrics.jsonl", step)
-    record.note(status="running", ended=None, error=None, resumed=[*record.content.get("resumed", []), {"time": _now(), "step": step}], **_this_process())
+    resumed = [*record.content.get("resumed", []), {"time": _now(), "step": step}]
+    record.note(status="running", ended=None, error=None, resumed=resumed, **_this_process())
     return record
 
 # %% ../nbs/09_records.ipynb #3ab70f87
@@ -231,39 +234,49 @@ def start_record(config: ExperimentConfig) -> Record:
         record.mlflow = _mlflow_of(record)
         record.mlflow.reopen()
     elif "mlflow" in config.report_to:
-        record.mlflow = MlflowRun(tracking_uri(config.mlflow_tracking_uri, config.output_dir), config.experiment_name, config.run_name or folder.name,
-                                  {"llmlab.run_id": folder.name, "llmlab.folder": str(folder)}, folder.parent / "artifacts", "llmlab.run_id" if config.resume else None)
+        tags = {"llmlab.run_id": folder.name, "llmlab.folder": str(folder)}
+        record.mlflow = MlflowRun(tracking_uri(config.mlflow_tracking_uri, config.output_dir), config.experiment_name,
+                                  config.run_name or folder.name, tags, folder.parent / "artifacts", "llmlab.run_id" if config.resume else None)
         record.note(mlflow_run_id=record.mlflow.run_id)
     atexit.register(record.close, "interrupted")
     return record
 
 # %% ../nbs/09_records.ipynb #0bc2f8c4
 def note_surroundings(record: Record, config: ExperimentConfig):
-    "Note process, versions, commit and extensions; a run that is resumed must have its extensions as they were, and hears of other versions."
+    "Note process, versions, commit and extensions; say what has changed since a run began that is resumed."
     import torch
 
-    extensions, before = load_extensions(config.extensions), record.content
-    digests = {path: file["sha256"] for path, file in extensions.items()}
-    if config.resume and (changed := [path for path, digest in digests.items() if before.get("extensions", digests).get(path) != digest]):
-        raise LabError(f"resume: {changed[0]} is not what it was when the run began: put it back ({record.folder / 'extensions'} has a copy), or start a new run.")
-    names = set()
-    for path, file in extensions.items():
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    environment = describe_environment()
+    changes = environment_changes(record.content.get("environment", environment), environment) if config.resume else []
+    if changes:
+        print("Since this run began, this has changed, and the last bits may differ: "
+              + ", ".join(f"{name} {one} -> {other}" for name, one, other in changes))
+    record.note(environment=environment, git=describe_git(), extensions=keep_extensions(record, config), **_this_process())
+
+# %% ../nbs/09_records.ipynb #8a5ee3ef
+def keep_extensions(record: Record, config: ExperimentConfig) -> dict[str, str]:  # path -> SHA-256
+    "Copy extensions into the record; refuse one that was edited since a run began that is resumed."
+    loaded, names = load_extensions(config.extensions), set()
+    digests = {path: file["sha256"] for path, file in loaded.items()}
+    before = record.content.get("extensions", digests) if config.resume else digests
+    if changed := [path for path, digest in digests.items() if before.get(path) != digest]:
+        raise LabError(f"resume: {changed[0]} is not what it was when the run began: put it back "
+                       f"({record.folder / 'extensions'} has a copy), or start a new run.")
+    for path, file in loaded.items():
         (record.folder / "extensions").mkdir(exist_ok=True)
         name = Path(path).name if Path(path).name not in names else f"{Path(path).stem}-{len(names)}{Path(path).suffix}"
         names.add(name)
         write_atomic(record.folder / "extensions" / name, file["content"])
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
-    environment = describe_environment()
-    if config.resume and (changes := environment_changes(before.get("environment", environment), environment)):
-        print("Since this run began, this has changed, and the last bits may differ: " + ", ".join(f"{name} {one} -> {other}" for name, one, other in changes))
-    record.note(environment=environment, git=describe_git(), extensions=digests, **_this_process())
+    return digests
 
 # %% ../nbs/09_records.ipynb #e1ccb02e
 def environment_changes(before: dict, now: dict) -> list[tuple]:  # name, before, now
     "List what differs between two descriptions of what surrounds an experiment: versions first."
     packages = {name: (before["packages"].get(name), version) for name, version in now["packages"].items()}
-    others = {name: (before[name], now[name]) for name in ("python", "cpu", "cpu_capability", "torch_threads", "gpu", "platform") if name in before}
+    others = {name: (before[name], now[name])
+              for name in ("python", "cpu", "cpu_capability", "torch_threads", "gpu", "platform") if name in before}
     return [(name, one, other) for name, (one, other) in [*packages.items(), *others.items()] if one != other]
 
 # %% ../nbs/09_records.ipynb #6a2bd8ce
@@ -380,7 +393,8 @@ def record_callbacks(
         callbacks.append(MlflowCallback(record.mlflow))
     if "tensorboard" in config.report_to:
         step = record.content["resumed"][-1]["step"] + 1 if record.content.get("resumed") else None
-        callbacks.append(tensorboard_callback(output_folder(config.logging_dir) if config.logging_dir else record.folder / "logs", step))
+        folder = output_folder(config.logging_dir) if config.logging_dir else record.folder / "logs"
+        callbacks.append(tensorboard_callback(folder, step))
     return callbacks
 
 # %% ../nbs/09_records.ipynb #8e96e594
@@ -403,7 +417,8 @@ def finish_record(
     if record.mlflow:
         record.mlflow.log_params({"model_sha256": record.content.get("model", {}).get("sha256"), "adapter_sha256": record.content["adapter_sha256"]})
         record.mlflow.log_metrics(metrics, record.content.get("max_steps", 0))
-        record.mlflow.log_files(*(record.folder / name for name in ("config.yaml", "samples.jsonl", "questions.jsonl", "metrics.jsonl", "loss_trace.json", "environment.txt")))
+        names = ("config.yaml", "samples.jsonl", "questions.jsonl", "metrics.jsonl", "loss_trace.json", "environment.txt")
+        record.mlflow.log_files(*(record.folder / name for name in names))
         record.mlflow.finish()
         record.note(mlflow_problems=record.mlflow.problems)
     record.note(status="finished", ended=_now(), metrics=metrics, loss_trace_sha256=hash_trace(loss_trace))
@@ -431,7 +446,8 @@ def show_record(record: Record):  # an object that Jupyter shows as a table
     from IPython.display import HTML
 
     meanings = {"train.ipynb": "this notebook, executed (in JupyterLab: as it was last saved; save it and run finish_record again)", "train.html": "the same as a page", "record.json": "the facts in one file",
-                "config.yaml": "every setting", "metrics.jsonl": "the curve, step by step", "loss_trace.json": "the loss of every step, to the last bit", "samples.jsonl": "answers before and after",
+                "config.yaml": "every setting", "metrics.jsonl": "the curve, step by step", "samples.jsonl": "answers before and after",
+                "loss_trace.json": "the loss of every step, to the last bit", "verify.json": "this rerun against its record",
                 "questions.jsonl": "answers to the fixed questions, before and after", "extensions": "files that added models, datasets, prompts or tasks",
                 "adapter": "the trained weights", "checkpoints": "states in between", "logs": "TensorBoard files", "environment.txt": "versions of all packages"}
     rows = show_table([name, text] for name, text in meanings.items() if (record.folder / name).exists() or name.startswith("train."))
@@ -459,7 +475,8 @@ def rerun_settings(folder: Path) -> dict:
         raise LabError(f"Run {folder.name} is an evaluation: rerun is for trainings. `llmlab evaluate` evaluates again.")
     own, extensions = config_from_yaml(folder / "config.yaml").model_dump(), _kept_extensions(folder, content)
     load_extensions(extensions)
-    own |= {"extensions": extensions, "resume": None, "run_name": None, "num_threads": own["num_threads"] or content.get("environment", {}).get("torch_threads"),
+    threads = own["num_threads"] or content.get("environment", {}).get("torch_threads")
+    own |= {"extensions": extensions, "resume": None, "run_name": None, "num_threads": threads,
             **_changed_entries(own, content.get("entries") or {})}
     if output_folder(own["output_dir"]) != folder.parent:
         own["output_dir"] = str(folder.parent)
@@ -475,20 +492,22 @@ def _kept_extensions(folder, content):
     paths, root = [], project_root()
     for path, digest in (content.get("extensions") or {}).items():
         if digest not in kept:
-            raise LabError(f"Run {folder.name} has no copy of its extension {path} in extensions/: without it the experiment cannot be run again.")
-        paths.append(str(kept[digest].relative_to(root) if root and kept[digest].is_relative_to(root) else kept[digest]))
+            raise LabError(f"Run {folder.name} has no copy of its extension {path} in extensions/: "
+                           "without it the experiment cannot be run again.")
+        inside = root and kept[digest].is_relative_to(root)
+        paths.append(str(kept[digest].relative_to(root) if inside else kept[digest]))
     return paths
 
 # %% ../nbs/09_records.ipynb #5782def5
 def _changed_entries(own, entries):
-    "Return the entries of the record whose names now stand for something else: a preset, a prompt or a task may have been edited since."
-    changed = {}
-    for parameter, registry, recorded in (("model", MODELS, entries.get("model")), ("prompt", PROMPTS, entries.get("prompt")),
-                                          ("task", TASKS, (entries.get("tasks") or {}).get(own["task"] if isinstance(own["task"], str) else "own"))):
-        name = own[parameter]
-        if recorded and isinstance(name, str) and (name not in registry or json.loads(_to_json(asdict(registry[name]))) != recorded):
+    "Return the record's entries whose names stand for something else by now: a preset, prompt or task may have been edited."
+    changed, tasks = {}, entries.get("tasks") or {}
+    recorded = {"model": entries.get("model"), "prompt": entries.get("prompt"), "task": tasks.get(str(own["task"]))}
+    for parameter, registry in (("model", MODELS), ("prompt", PROMPTS), ("task", TASKS)):
+        name, entry = own[parameter], recorded[parameter]
+        if entry and isinstance(name, str) and (name not in registry or json.loads(_to_json(asdict(registry[name]))) != entry):
             print(f"{parameter} {name} has changed since: it is taken from the record.")
-            changed[parameter] = recorded
+            changed[parameter] = entry
     return changed
 
 # %% ../nbs/09_records.ipynb #ebe217de
@@ -498,16 +517,14 @@ def verify_rerun(
 ) -> dict:  # also written to verify.json in `again`
     "Compare a rerun with the record it reruns."
     one, other = finished_record(original), finished_record(again)
-    checks = [{"what": what, "original": before, "rerun": now, "same": before == now} for what, before, now in _facts(original, again, one, other)]
-    traces = [_read_trace(folder) for folder in (original, again)]
-    exact = all(check["same"] and check["original"] is not None for check in checks if check["what"] in ("loss trace", "adapter"))
-    report = {"original": one["run_id"], "rerun": other["run_id"], "identical": exact, "environment_changes": environment_changes(one["environment"], other["environment"]),
-              "setting_changes": setting_changes(one["params"], other["params"]), "first_differing_step": None, "max_loss_difference": None,
+    checks = [{"what": what, "original": before, "rerun": now, "same": before == now}
+              for what, before, now in _facts(original, again, one, other)]
+    decisive = [check for check in checks if check["what"] in ("loss trace", "adapter")]
+    report = {"original": one["run_id"], "rerun": other["run_id"],
+              "identical": all(check["same"] and check["original"] is not None for check in decisive),
+              "environment_changes": environment_changes(one["environment"], other["environment"]),
+              "setting_changes": setting_changes(one["params"], other["params"]), **trace_distance(original, again),
               "adapter_relative_l2": adapter_distance(original / "adapter", again / "adapter"), "checks": checks}
-    if all(traces):
-        differences = [abs(before - now) for before, now in zip(*traces)]
-        report["max_loss_difference"] = max(differences)
-        report["first_differing_step"] = next((step for step, difference in enumerate(differences, 1) if difference), None if len(traces[0]) == len(traces[1]) else len(differences) + 1)
     write_atomic(again / "verify.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     return report
 
@@ -515,7 +532,8 @@ def verify_rerun(
 def finished_record(folder):
     content = Record(folder).content
     if content.get("status") != "finished" or not content.get("adapter_sha256"):
-        raise LabError(f"Run {folder.name} is {content.get('status')}: only a finished training can be verified. Resume it first, or rerun it without --verify.")
+        raise LabError(f"Run {folder.name} is {content.get('status')}: only a finished training can be verified. "
+                       "Resume it first, or rerun it without --verify.")
     return content
 
 # %% ../nbs/09_records.ipynb #58096486
@@ -529,30 +547,39 @@ def _facts(original, again, one, other):
         if not name.endswith(("_runtime", "_bytes")):  # those are the machine's, not the experiment's
             yield name, one["metrics"].get(name), other["metrics"].get(name)
     for name in ("samples.jsonl", "questions.jsonl"):
-        texts = [(folder / name).read_text(encoding="utf-8") if (folder / name).exists() else "" for folder in (original, again)]
-        if any(texts):
-            lines = [text.splitlines() for text in texts]
-            same = sum(before == now for before, now in zip(*lines))
-            yield f"answers in {name}", f"{len(lines[0])}", f"{len(lines[1])}" if texts[0] == texts[1] else f"{len(lines[1])}, {same} the same"
+        paths = [folder / name for folder in (original, again)]
+        before, now = (path.read_text(encoding="utf-8").splitlines() if path.exists() else [] for path in paths)
+        if before or now:
+            same = sum(one == other for one, other in zip(before, now))
+            yield f"answers in {name}", f"{len(before)}", f"{len(now)}" if before == now else f"{len(now)}, {same} the same"
 
 # %% ../nbs/09_records.ipynb #548dd1dc
-def _read_trace(folder):
-    path = folder / "loss_trace.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def trace_distance(original: Path, again: Path) -> dict:  # None for both where a record holds no trace
+    "Say from which step on the losses of two runs differ, and by how much at most."
+    paths = [folder / "loss_trace.json" for folder in (original, again)]
+    if not all(path.exists() for path in paths):
+        return {"first_differing_step": None, "max_loss_difference": None}
+    one, other = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    differences = [abs(before - now) for before, now in zip(one, other)]
+    longer = None if len(one) == len(other) else len(differences) + 1
+    first = next((step for step, difference in enumerate(differences, 1) if difference), longer)
+    return {"first_differing_step": first, "max_loss_difference": max(differences, default=0.0)}
 
 # %% ../nbs/09_records.ipynb #49850d87
 def setting_changes(before: dict, now: dict) -> list[tuple]:  # name, before, now
     "List the settings that differ, less those that only say where things go."
     elsewhere = {*field_comments()["Where it goes"], "resume", "extensions"}
-    return [(name, before.get(name), now.get(name)) for name in {**before, **now} if name not in elsewhere and before.get(name) != now.get(name)]
+    return [(name, before.get(name), now.get(name)) for name in {**before, **now}
+            if name not in elsewhere and before.get(name) != now.get(name)]
 
 # %% ../nbs/09_records.ipynb #5211a9bd
 def adapter_distance(one: Path, other: Path) -> float | None:  # None where one of them is not at hand
     "Measure how far two sets of weights are apart: the L2 norm of their difference over that of the first."
     from safetensors.torch import load_file
 
-    weights = [{name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()} for folder in (one, other)]
-    if not all(weights) or weights[0].keys() != weights[1].keys():
+    first, second = ({name: tensor.double() for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+                     for folder in (one, other))
+    if not first or first.keys() != second.keys():
         return None
-    squares = [((tensor.double() - weights[1][name].double()).square().sum().item(), tensor.double().square().sum().item()) for name, tensor in weights[0].items()]
-    return (sum(difference for difference, _ in squares) / sum(size for _, size in squares)) ** 0.5
+    difference = sum((tensor - second[name]).square().sum().item() for name, tensor in first.items())
+    return (difference / sum(tensor.square().sum().item() for tensor in first.values())) ** 0.5

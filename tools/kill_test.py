@@ -54,7 +54,7 @@ def has_come(phase: str, folder: Path | None, step: int) -> bool:
         return any(not (path / "complete.json").exists() for path in begun)
     if phase == "after training":
         return any("train_loss" in line for line in read_lines(folder / "metrics.jsonl"))
-    return read_json(folder / "record.json").get("status") == "finished"
+    return phase == "writing the notebook" and read_json(folder / "record.json").get("status") == "finished"
 
 
 def kill(process: subprocess.Popen, folder: Path | None, victim: str) -> str:
