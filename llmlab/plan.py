@@ -283,10 +283,10 @@ def _shorten(example, length):
 # %% ../nbs/15_plan.ipynb #2dc1f3ce
 def _evaluation_batches(batcher, examples, batch_size):
     "Cut held-out examples as the trainer does; return the batches, and the tokens of all."
-    seen = examples[:1024]
+    batcher, seen = replace(batcher, batch_size=batch_size), examples[:1024]
     longest = max(examples, key=lambda example: len(example.input_ids))
-    parts = [batcher.batches(seen[start:start + 256], batch_size) for start in range(0, len(seen), 256)]
-    batches = [batch for made, _ in parts for batch in made] + ([] if longest in seen else batcher.batches([longest] * batch_size, batch_size)[0])
+    parts = [batcher.batches(seen[start:start + 256]) for start in range(0, len(seen), 256)]
+    batches = [batch for made, _ in parts for batch in made] + ([] if longest in seen else batcher.batches([longest] * batch_size)[0])
     return batches, round(sum(size for _, sizes in parts for size in sizes) * len(examples) / len(seen))
 
 # %% ../nbs/15_plan.ipynb #419c2eb8
