@@ -137,6 +137,16 @@ def test_results_are_merged_by_pair_and_written(results, tmp_path, capsys, monke
     assert len(path.with_name("table.csv").read_text().splitlines()) == 9
 
 
+def test_a_trial_is_used_again_for_the_same_examples_only(results, tmp_path):
+    import compare
+    path, pair = tmp_path / "results.json", results["mrc/tiny"]
+    assert compare.earlier_trial(path, "mrc/tiny", pair) == []
+    compare.merge(path, "mrc/tiny", pair)
+    assert compare.earlier_trial(path, "mrc/tiny", pair) == pair["trial"]
+    assert compare.earlier_trial(path, "instruct/tiny", pair) == []
+    assert compare.earlier_trial(path, "mrc/tiny", {**pair, "threads": 1}) == []
+
+
 def test_a_peer_that_cannot_be_installed_is_said_to_be_so(tmp_path, monkeypatch):
     import compare
     monkeypatch.setattr(compare, "ENVIRONMENTS", tmp_path / ".bench")

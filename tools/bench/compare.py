@@ -3,6 +3,7 @@
     make bench                                                         # all pairs; installs the peers first, in .bench/
     make bench ARGS="--models gemma3-270m --workloads mrc --repeats 5" # one pair; its figures replace those of that pair in the file
     make bench ARGS="--data mrc=../shared/data/korquad_v1_dev.json"    # another set of that shape
+    make bench ARGS="--reuse-trial --slower-peers-once"                # less than half the time: no variant is tried again
     make bench ARGS="--only table"                                     # the table of what has been measured
 
 Each peer tries its variants once (padded, length-sorted, packed) and goes on with the fastest. Figures go to nbs/bench/results.json.
@@ -96,6 +97,13 @@ def fastest(trial: list) -> str | None:
     return min(done, key=lambda entry: entry["seconds"])["variant"] if done else None
 
 
+def earlier_trial(path: Path, name: str, pair: dict) -> list:
+    """Return the trial that the file holds of a pair, where it was of the same examples, on the same machine, with as many threads."""
+    known = json.loads(path.read_text(encoding="utf-8")).get(name) if path.exists() else None
+    same = known and all(known[part] == json.loads(json.dumps(pair[part])) for part in ("data", "work", "machine", "threads"))
+    return known["trial"] if same else []
+
+
 def compare_pair(workload: str, model: str, options) -> dict:
     """Measure one pair of data and model; return all that was seen."""
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +123,11 @@ def compare_pair(workload: str, model: str, options) -> dict:
                 f"{line.get('flops_per_second', 0) / 1e9 or '':>8.5}")), flush=True)
             return line
 
-        pair["exact_loss"] = measure("with_lab.py", "llmlab", "padded-1", "trial").get("loss")
+        pair["trial"] = earlier = earlier_trial(options.results, f"{workload}/{model}", pair) if options.reuse_trial else []
+        exact = next((line for line in earlier if line["contestant"] == "llmlab"), None) or measure("with_lab.py", "llmlab", "padded-1", "trial")
+        if "failed" in exact:
+            raise SystemExit(f"{workload}/{model}: the exact reference could not be computed: {exact['failed']}")
+        pair["exact_loss"] = exact["loss"]
         turns = [("with_lab.py", "llmlab", options.batching)]
         for peer in options.peers:
             script, _, _, _, variants = PEERS[peer]
@@ -123,7 +135,8 @@ def compare_pair(workload: str, model: str, options) -> dict:
                 pair["unavailable"][peer] = why
                 print(f"{peer} cannot be installed here and is left out: {why}", flush=True)
                 continue
-            tried = [measure(script, peer, variant, "trial") for variant in options.variants.get(peer, variants)]
+            tried = [line for line in earlier if line["contestant"] == peer]
+            tried = tried or [measure(script, peer, variant, "trial") for variant in options.variants.get(peer, variants)]
             if (best := fastest(tried)) is None:
                 pair["unavailable"][peer] = f"no variant ran: {tried[0]['failed']}"
             else:
@@ -167,6 +180,7 @@ def parse(words: list | None = None):
     parser.add_argument("--data", nargs="+", default=[], metavar="WORKLOAD=SOURCE", help="a file, or the name of a set, instead of the bundled one")
     parser.add_argument("--variants", nargs="+", default=[], metavar="PEER=VARIANT,VARIANT", help="which variants a peer tries")
     parser.add_argument("--slower-peers-once", action="store_true", help="peers other than the fastest of the trial run in the first alternation only")
+    parser.add_argument("--reuse-trial", action="store_true", help="take the variants that were fastest when the file's figures of the same pair were made")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pack-tokens", type=int, default=2048, help="rows of the matrices by which the machine's speed is measured")
     parser.add_argument("--limit", type=float, default=900, help="seconds a measurement may take")
