@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'fix_randomness', 'build_model', 'FrozenHeadLoss', 'loss_of_answers', 'find_head', 'training_arguments',
-           'Batcher', 'batch_mode', 'held_out_totals', 'StepLoader', 'LabTrainer', 'seal_checkpoint',
-           'checkpoint_problem', 'checkpoints_in', 'newest_checkpoint', 'Checkpoints', 'Stream', 'return_freed_memory',
-           'make_batcher', 'choose_pack_tokens', 'make_sampler', 'choose_group_size', 'make_trainer', 'hash_trace',
-           'GradientCheck', 'step_gradients', 'compare_gradients', 'gradient_distance', 'check_gradients',
-           'peak_memory', 'train_from', 'load_trained', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve',
-           'figure_html']
+           'Batcher', 'batch_mode', 'held_out_totals', 'LabTrainer', 'seal_checkpoint', 'checkpoint_problem',
+           'checkpoints_in', 'newest_checkpoint', 'Checkpoints', 'Stream', 'return_freed_memory', 'make_batcher',
+           'choose_pack_tokens', 'make_sampler', 'choose_group_size', 'make_trainer', 'hash_trace', 'GradientCheck',
+           'step_gradients', 'compare_gradients', 'gradient_distance', 'check_gradients', 'peak_memory', 'train_from',
+           'load_trained', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve', 'figure_html']
 
 # %% ../nbs/06_training.ipynb #6c4ed56e
 import hashlib
@@ -228,7 +227,7 @@ def held_out_totals(
     return totals
 
 # %% ../nbs/06_training.ipynb #5de0e362
-class StepLoader(torch.utils.data.DataLoader):
+class _StepLoader(torch.utils.data.DataLoader):
     "Loads the examples of one optimizer step at a time."
 
     def set_epoch(self, epoch: int):
@@ -257,7 +256,7 @@ class LabTrainer(Trainer):
         workers = dict(num_workers=self.args.dataloader_num_workers, prefetch_factor=self.args.dataloader_prefetch_factor, collate_fn=self.batcher)
         if self.sampler is None:
             return torch.utils.data.DataLoader(self.train_dataset, batch_size=self.step_size, **workers)
-        return StepLoader(self.train_dataset, batch_sampler=self.sampler, **workers)
+        return _StepLoader(self.train_dataset, batch_sampler=self.sampler, **workers)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         "Take the next step; its learned tokens have been counted."
