@@ -682,8 +682,9 @@ def resumed(config: ExperimentConfig) -> ExperimentConfig:
     if not config.resume:
         return config
     folder = find_run(config.resume, config.output_dir)
-    torn = (folder / "train.ipynb").exists() and not (folder / "train.html").exists()  # stopped while its notebook was written
-    if json.loads((folder / "record.json").read_text(encoding="utf-8")).get("status") == "finished" and not torn:
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    kept = record.get("engine") == "papermill" or (folder / "train.ipynb").exists()  # its notebook is to lie there, and the page of that last
+    if record.get("status") == "finished" and ((folder / "train.html").exists() or not kept):
         raise LabError(f"resume={config.resume}: run {folder.name} is finished; there is nothing to go on with.")
     own = config_from_yaml(folder / "config.yaml").model_dump()
     for name, field in ExperimentConfig.model_fields.items():

@@ -194,7 +194,7 @@ class LabEngine(NBClientEngine):
         folder = cls.run_folder(config, output_path, planned)
         folder.mkdir(parents=True, exist_ok=True)
         if kind == "train":
-            records.begin_record(folder, config)
+            records.begin_record(folder, config).note(engine="papermill")
         os.environ["LLMLAB_RUN_DIR"] = str(folder)
         asked, restore = _end_gracefully(folder, kind)
         error = "interrupted"
