@@ -98,18 +98,19 @@ def test_without_ray_the_way_out_is_named(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_grid_survives_a_dead_node_and_an_interruption(tiny, tmp_path):
-    """A grid of four on two nodes: one is killed, then the sweep is interrupted; the same command finishes it, and repeats nothing."""
+    """A grid of six on two nodes: one is killed, then the sweep is interrupted; the same command finishes it, and repeats nothing."""
     from ray.cluster_utils import Cluster
 
     os.environ.update(QUIET)
-    runs, yaml_file = tmp_path / "runs", tmp_path / "four.yaml"
-    parameters = {**SMALL, "model": tiny, "learning_rate": [1e-3, 3e-3], "max_steps": 40, "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "output_dir": str(runs)}
+    runs, yaml_file = tmp_path / "runs", tmp_path / "six.yaml"
+    parameters = {**SMALL, "model": tiny, "learning_rate": [1e-3, 2e-3, 3e-3], "max_steps": 40, "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "output_dir": str(runs)}
     yaml_file.write_text(yaml.safe_dump({"parameters": parameters}))
-    folder, command = runs / "sweeps" / "four", ["llmlab", "sweep", str(yaml_file), "--address"]
+    folder, command = runs / "sweeps" / "six", ["llmlab", "sweep", str(yaml_file), "--address"]
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8})
     try:
         second = cluster.add_node(num_cpus=1, object_store_memory=10**8)
-        process = subprocess.Popen([*command, cluster.address], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen([*command, cluster.address], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # tests in the background have it ignored
         lost = wait_for(lambda: next((state for state in trial_states(folder) if state.get("ray_node") == second.node_id and state.get("step")), None), "a trial on the second node")
         cluster.remove_node(second, allow_graceful=False)
         wait_for(lambda: [state for state in trial_states(folder) if state["key"] == lost["key"] and state["starts"] == 2 or state.get("status") == "finished"], "another node")
@@ -118,13 +119,13 @@ def test_grid_survives_a_dead_node_and_an_interruption(tiny, tmp_path):
         shown = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode != 0, shown
         before = {state["key"]: state for state in trial_states(folder)}
-        assert any(state["status"] != "finished" for state in before.values()) or len(before) < 4, shown
-        again = subprocess.run([*command, cluster.address], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+        assert any(state["status"] != "finished" for state in before.values()) or len(before) < 6, shown
+        again = subprocess.run([*command, cluster.address], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * PATIENCE)
     finally:
         cluster.shutdown()
     assert again.returncode == 0, again.stderr
     states = {state["key"]: state for state in trial_states(folder)}
-    assert [state["status"] for state in states.values()] == ["finished"] * 4
+    assert [state["status"] for state in states.values()] == ["finished"] * 6
     for key, state in before.items():
         assert states[key]["run"] == state["run"]
         assert state["status"] != "finished" or states[key]["starts"] == state["starts"]
