@@ -35,12 +35,22 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def start(*parameters) -> subprocess.Popen:
-    "Start the train notebook through papermill, in a session of its own."
+    "Start the train notebook through papermill, in a session of its own; what it writes goes to a file, which cannot fill up as a pipe does."
     outside = ("MLFLOW_TRACKING_URI", "LLMLAB_RUN_DIR")
     environment = {name: value for name, value in os.environ.items() if name not in outside} | {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1"}
     words = [str(word) for name, value in parameters for word in ("-p", name, value)]
-    return subprocess.Popen([sys.executable, "-m", "papermill", "train.ipynb", *words], cwd=ROOT / "nbs", env=environment, stdin=subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    log = tempfile.TemporaryFile("w+", encoding="utf-8")
+    process = subprocess.Popen([sys.executable, "-m", "papermill", "train.ipynb", *words], cwd=ROOT / "nbs", env=environment, stdin=subprocess.DEVNULL,
+                               stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    process.log = log
+    return process
+
+
+def wait_for(process: subprocess.Popen):
+    "Wait until a run has ended; where it failed, end with what it wrote."
+    if process.wait():
+        process.log.seek(0)
+        raise SystemExit(f"A run failed by itself:\n{process.log.read()[-3000:]}")
 
 
 def has_come(phase: str, folder: Path | None, step: int) -> bool:
@@ -67,7 +77,7 @@ def kill(process: subprocess.Popen, folder: Path | None, victim: str) -> str:
     kernel = record.get("process")
     if victim == "SIGTERM":
         process.terminate()
-        process.communicate(timeout=120)
+        process.wait(120)
         return state
     if kernel not in (None, process.pid) and victim != "papermill":
         try:
@@ -76,7 +86,7 @@ def kill(process: subprocess.Popen, folder: Path | None, victim: str) -> str:
             pass
     if victim != "kernel" or kernel in (None, process.pid):
         os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=120)
+    process.wait(120)
     return state
 
 
@@ -94,9 +104,7 @@ def run_and_kill(parameters: list, output: Path, phase: str, choice: random.Rand
             if process.poll() is None:
                 return kill(process, folder, victim), victim
         time.sleep(0.002)
-    shown = process.communicate()[0]
-    if process.returncode:
-        raise SystemExit(f"A run failed by itself:\n{shown[-3000:]}")
+    wait_for(process)
     return None, victim
 
 
@@ -113,9 +121,7 @@ def outcome(folder: Path) -> dict:
 def undisturbed(output: Path, model: Path, **settings) -> tuple[Path, float]:
     "Run the experiment to its end; return its folder and the seconds it took."
     began, process = time.monotonic(), start(*{**SETTINGS, "model": model, "output_dir": output, **settings}.items())
-    shown = process.communicate()[0]
-    if process.returncode:
-        raise SystemExit(shown[-3000:])
+    wait_for(process)
     return next(output.glob("*/record.json")).parent, time.monotonic() - began
 
 
