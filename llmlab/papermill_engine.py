@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VALUES', 'cell_defaults', 'kind_of', 'read_command_line', 'given_parameters', 'complete_command_line',
-           'BadParameters', 'check_parameters', 'check_names', 'LabEngine']
+           'BadParameters', 'check_parameters', 'check_names', 'LabEngine', 'is_papermill']
 
 # %% ../nbs/14_papermill_engine.ipynb #5aff6e50
 import ast
@@ -299,9 +299,19 @@ def _watch(folder, manager):
     return done
 
 # %% ../nbs/14_papermill_engine.ipynb #69fb6e3b
+def is_papermill(
+    words: list[str],  # sys.argv; while `python -m` looks for its module, that begins with "-m"
+    whole: list[str],  # sys.orig_argv
+) -> bool:
+    "Say whether this process is papermill's command, by either of its ways."
+    program = Path(words[0])
+    module = words[0] == "-m" and whole[whole.index("-m") + 1:][:1] == ["papermill"]
+    return module or program.name in ("papermill", "papermill.exe") or program.parts[-2:] == ("papermill", "__main__.py")
+
+# %% ../nbs/14_papermill_engine.ipynb #fedd9c56
 def _on_load():
     papermill_engines.register(None, LabEngine)
-    if Path(sys.argv[0]).name in ("papermill", "papermill.exe") or sys.argv[0].endswith(os.path.join("papermill", "__main__.py")):
+    if is_papermill(sys.argv, sys.orig_argv):
         sys.argv[:] = complete_command_line(sys.argv)
         sys.excepthook = _brief_errors(sys.excepthook)
 
