@@ -103,7 +103,7 @@ def test_grid_survives_a_dead_node_and_an_interruption(tiny, tmp_path):
 
     os.environ.update(QUIET)
     runs, yaml_file = tmp_path / "runs", tmp_path / "six.yaml"
-    parameters = {**SMALL, "model": tiny, "learning_rate": [1e-3, 2e-3, 3e-3], "max_steps": 40, "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "output_dir": str(runs)}
+    parameters = {**SMALL, "model": tiny, "learning_rate": [1e-3, 2e-3, 3e-3], "max_steps": 24, "eval_steps": 4, "save_strategy": "steps", "save_steps": 4, "output_dir": str(runs)}
     yaml_file.write_text(yaml.safe_dump({"parameters": parameters}))
     folder, command = runs / "sweeps" / "six", ["llmlab", "sweep", str(yaml_file), "--address"]
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8})
@@ -119,6 +119,7 @@ def test_grid_survives_a_dead_node_and_an_interruption(tiny, tmp_path):
         shown = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode != 0, shown
         before = {state["key"]: state for state in trial_states(folder)}
+        cluster.add_node(num_cpus=1, object_store_memory=10**8)
         assert any(state["status"] != "finished" for state in before.values()) or len(before) < 6, shown
         again = subprocess.run([*command, cluster.address], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * PATIENCE)
     finally:
