@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'pack_inputs', 'read_segments', 'row_positions', 'row_ends', 'dense_mask', 'dense_attention', 'Block',
-           'find_parts', 'find_blocks', 'AttentionInParts', 'flex_mask', 'forest_attention', 'base_of', 'forest_mode',
+           'find_parts', 'find_blocks', 'AttentionInParts', 'flex_mask', 'forest_attention', 'forest_mode',
            'forest_problem']
 
 # %% ../nbs/05b_attention.ipynb #7bb817ad
-from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
@@ -149,14 +148,8 @@ def _scores(queries, keys, block, scale, softcap):  # (groups, rows, size), (gro
     if block.visible is not None:
         square.masked_fill_(torch.from_numpy(~block.visible), float("-inf"))
     elif block.diagonal:
-        square[..., -rows:].masked_fill_(_after(rows), float("-inf"))
+        square[..., -rows:].masked_fill_(torch.ones((rows, rows), dtype=torch.bool).triu(1), float("-inf"))
     return scores, slope
-
-# %% ../nbs/05b_attention.ipynb #53654b66
-@lru_cache(maxsize=ROWS)
-def _after(rows):  # (rows, rows) of bool
-    "Say for each row of a diagonal block which ones come after it."
-    return torch.ones((rows, rows), dtype=torch.bool).triu(1)
 
 # %% ../nbs/05b_attention.ipynb #02e7a89a
 def _attend_block(query, key, value, block, scale, softcap):  # (heads, tokens, size)
@@ -280,55 +273,23 @@ def forest_attention(
 # %% ../nbs/05b_attention.ipynb #8c74ea95
 ALL_ATTENTION_FUNCTIONS.register("llmlab_forest", forest_attention)
 
-# %% ../nbs/05b_attention.ipynb #4d752008
-def base_of(model):  # transformers.PreTrainedModel
-    "Return a model without the adapter around it."
-    return getattr(model, "get_base_model", lambda: model)()
-
 # %% ../nbs/05b_attention.ipynb #b740b56b
 @contextmanager
-def forest_mode(
-    model,  # transformers or peft model
-    sources: Sequence[int] | None = None,  # of a pack: the only rows whose output is read; None: all
-):
-    "Let a model take packs for a while, forward and backward; it is as it was afterwards."
-    config = base_of(model).config
+def forest_mode(model):  # transformers or peft model; packs go through it in here, forward and backward
+    "Let a model attend over packs for a while; it is as it was afterwards."
+    config = getattr(model, "get_base_model", lambda: model)().config
     before = config._attn_implementation
     config._attn_implementation = "llmlab_forest"
-    hooks = [] if sources is None else _skip_rows(_row_wise(base_of(model)), torch.tensor(sorted({*sources}), device=base_of(model).device))
     try:
         yield
     finally:
         config._attn_implementation = before
-        for hook in hooks:
-            hook.remove()
-
-# %% ../nbs/05b_attention.ipynb #ca7e788e
-def _row_wise(base):
-    "Find the parts of the last layer that come after its attention, and take each row by itself."
-    stacks = [module for module in base.get_decoder().children() if isinstance(module, torch.nn.ModuleList)]
-    layers = next((stack for stack in stacks if len(stack) == base.config.get_text_config(decoder=True).num_hidden_layers), [None])
-    named = layers[-1].named_modules() if layers[-1] is not None else ()
-    return [module for name, module in named if name in ("mlp", "feed_forward", "self_attn.o_proj", "attention.dense")]
-
-# %% ../nbs/05b_attention.ipynb #b4dfa1ce
-def _skip_rows(modules, rows):
-    "Give modules some rows alone, and put zeros for the others; return the hooks that do so."
-    tokens = []
-
-    def narrow(module, inputs):
-        tokens.append(inputs[0].shape[1])
-        return inputs[0][:, rows], *inputs[1:]
-
-    def widen(module, inputs, output):
-        return output.new_zeros((1, tokens.pop(), output.shape[-1])).index_copy(1, rows, output)
-
-    return [hook for module in modules for hook in (module.register_forward_pre_hook(narrow), module.register_forward_hook(widen))]
 
 # %% ../nbs/05b_attention.ipynb #c60114f6
 def forest_problem(model) -> str | None:
     "Say why a model cannot take packs; None where it can."
-    base, windows, training = base_of(model), [], model.training
+    base = getattr(model, "get_base_model", lambda: model)()
+    windows, training = [], model.training
     trees = [list(range(3, 12)), [*range(3, 20)], [*range(3, 12), 30, 31, 32], [40, 41, 42]]
     segments = Segment(0, 9, 20), Segment(9, 17, 17), Segment(17, 20, 20), Segment(20, 23, 23)
     row, ends = trees[1] + trees[2][9:] + trees[3], [8, 16, 19, 22]
@@ -342,7 +303,7 @@ def forest_problem(model) -> str | None:
     with torch.no_grad():
         alone = [model.eval()(input_ids=torch.tensor([tree], device=base.device), use_cache=False).logits[0, -1] for tree in trees]
     try:
-        with torch.no_grad(), forest_mode(model, ends):
+        with torch.no_grad(), forest_mode(model):
             base.config._attn_implementation = "llmlab_probe"
             together = model(**pack_inputs(pack, base.device), use_cache=False).logits[0, ends]
     except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError) as error:

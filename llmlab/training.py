@@ -32,7 +32,7 @@ from torch.utils.checkpoint import checkpoint as checkpoint_of
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from .attention import base_of, forest_mode, forest_problem, pack_inputs
+from .attention import forest_mode, forest_problem, pack_inputs
 from .config import ExperimentConfig, LabError, call_with, has_gpu, write_atomic
 from .forest import Sharing, StepSampler, make_packs, share_out
 from .models import (Checkpoint, add_lora, add_tokens, check_targets, choose_dtype, choose_targets, load_base_model, load_tokenizer, make_quantization,
@@ -207,7 +207,7 @@ class Batcher:
 # %% ../nbs/06_training.ipynb #72715761
 def batch_mode(model, batch: dict):
     "Let the model attend as a batch wants it, forward and backward."
-    return forest_mode(model, batch["pack"].sources) if "pack" in batch else nullcontext()
+    return forest_mode(model) if "pack" in batch else nullcontext()
 
 # %% ../nbs/06_training.ipynb #51892716
 def held_out_totals(
@@ -546,7 +546,7 @@ def compare_gradients(
 # %% ../nbs/06_training.ipynb #63d0af07
 def _rounds(model) -> bool:
     "Say whether a family's own attention takes its softmax in float32, whatever it is given: the plain one that soft caps want."
-    return base_of(model).config._attn_implementation == "eager"
+    return getattr(model, "get_base_model", lambda: model)().config._attn_implementation == "eager"
 
 # %% ../nbs/06_training.ipynb #7c413b26
 def gradient_distance(
