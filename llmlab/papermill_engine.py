@@ -305,7 +305,7 @@ def is_papermill(
 ) -> bool:
     "Say whether this process is papermill's command, by either of its ways."
     program = Path(words[0])
-    module = words[0] == "-m" and whole[whole.index("-m") + 1:][:1] == ["papermill"]
+    module = words[0] == "-m" and whole[-len(words)] == "papermill"  # what follows the module is the same in both
     return module or program.name in ("papermill", "papermill.exe") or program.parts[-2:] == ("papermill", "__main__.py")
 
 # %% ../nbs/14_papermill_engine.ipynb #fedd9c56
