@@ -30,7 +30,7 @@ test: $(INSTALLED)  ## Test the notebooks cell by cell, then all of tests/ (or w
 	echo "Testing the notebooks cell by cell."; \
 	$(BIN)/nbdev_test --n_workers 2 --do_print --skip_file_re '$(NOT_TESTED_CELL_BY_CELL)' </dev/null || status=1; \
 	test $$status = 0 || echo "Notebook tests FAILED, see above; the command will fail whatever follows."; \
-	$(BIN)/python -m pytest tests $(ARGS) </dev/null || status=1; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests $(ARGS) </dev/null || status=1; \
 	exit $$status
 
 lab: $(INSTALLED)  ## Open nbs/train.ipynb in JupyterLab
