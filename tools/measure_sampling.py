@@ -1,6 +1,6 @@
 """Does a model learn as well when examples of one paragraph come in one step?
 
-    python tools/measure_sampling.py korquad_v1_dev.json -o nbs/figures/sampling.json
+    python tools/measure_sampling.py korquad_v1_dev.json -o nbs/bench/sampling.json
 
 Trains Gemma 3 270M on the same number of questions in random order (`group_size` 1) and in groups, from several seeds, and measures
 the loss on the answers to questions about other paragraphs as it goes. Each run is added to the file as soon as it is done; runs that
@@ -54,7 +54,7 @@ def measure(config, seconds=time.process_time):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
-    parser.add_argument("-o", "--output", type=Path, default=Path("nbs/figures/sampling.json"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("nbs/bench/sampling.json"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--groups", type=int, nargs="+", default=[6, 1])
     parser.add_argument("--steps", type=int, default=15)

@@ -147,6 +147,53 @@ def plot_pairs(results: dict):  # a matplotlib figure
     return figure
 
 
+def sampling_gains(results: dict) -> dict:
+    """Return for each group size its runs by seed, as (held-out losses from the first step on, seconds of processor time)."""
+    groups = {}
+    for run in sorted(results["runs"], key=lambda run: (-run["group_size"], run["seed"])):
+        groups.setdefault(run["group_size"], {})[run["seed"]] = [run["losses"][step] for step in sorted(run["losses"], key=int)], run["cpu_seconds"]
+    return groups
+
+
+def sampling_report(results: dict) -> str:
+    """Write how well a model learns by group size, seed by seed, with the mean over seeds and the paired difference from random order."""
+    groups, facts = sampling_gains(results), results["runs"][0]
+    seeds, settings = sorted(set.intersection(*(set(runs) for runs in groups.values()))), results["settings"]
+    lines = ["| examples of a paragraph in a step | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | less random order (standard error) | processor seconds |",
+             "|---" * (len(seeds) + 4) + "|"]
+    for group, runs in groups.items():
+        last = [runs[seed][0][-1] for seed in seeds]
+        apart = [own - runs_of[0][-1] for own, runs_of in zip(last, (groups[1][seed] for seed in seeds))] if 1 in groups and group != 1 else []
+        error = statistics.stdev(apart) / len(apart)**0.5 if len(apart) > 1 else None
+        lines.append(f"| {f'up to {group}' if group > 1 else '1, random order'} | " + " | ".join(f"{loss:.4f}" for loss in last) + f" | {statistics.mean(last):.4f} | "
+                     + (f"{statistics.mean(apart):+.4f} ({error:.4f})" if error is not None else "") + f" | {statistics.mean(runs[seed][1] for seed in seeds):,.0f} |")
+    before = statistics.mean(runs[seed][0][0] for runs in groups.values() for seed in seeds)
+    size, steps = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"], settings["max_steps"]
+    return (f"{results['dataset']}: {facts['train_questions']:,} questions to draw from, {size * steps:,} of them seen in {steps} steps of {size}; the loss is that of "
+            f"{facts['held_out_questions']} questions about other paragraphs, {before:.4f} before. {settings['model']}, LoRA on {settings['target_modules']}.\n\n"
+            + "\n".join(lines))
+
+
+def plot_sampling(results: dict):  # a matplotlib figure
+    """Draw the held-out loss against examples seen: a thin line a seed, a thick one their mean."""
+    from matplotlib import pyplot
+
+    settings = results["settings"]
+    size = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
+    steps = sorted(map(int, results["runs"][0]["losses"]))
+    figure, axis = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
+    for color, (group, runs) in zip(("#2a6f97", "#d1495b", "#66a182", "#edae49"), sampling_gains(results).items()):
+        curves = [losses for losses, _ in runs.values()]
+        for curve in curves:
+            axis.plot([step * size for step in steps], curve, color=color, linewidth=0.6, alpha=0.6)
+        axis.plot([step * size for step in steps], [statistics.mean(values) for values in zip(*curves)], color=color, linewidth=2, marker="o", markersize=3,
+                  label=f"up to {group} of a paragraph in a step" if group > 1 else "random order")
+    axis.set(xlabel="questions seen", ylabel="held-out loss", yscale="log")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def write(path: Path):
     """Print the tables of a file of results, and write table.md, table.csv and plot.png beside it."""
     import matplotlib
