@@ -55,7 +55,7 @@ def against_fastest(rows: list) -> dict | None:
         return None
     peer = min(peers, key=lambda row: row["seconds"])
     return {"peer": peer["contestant"], "setting": peer["setting"], "times": peer["seconds"] / own[0]["seconds"], "memory": own[0]["peak GiB"] / peer["peak GiB"],
-            "bound": own[0]["share of the bound"]}
+            "bound": own[0]["share of the bound"], "most": 1 / peer["share of the bound"] if peer["share of the bound"] else None}
 
 
 def cell(name: str, value) -> str:
@@ -96,7 +96,7 @@ def pair_report(name: str, pair: dict) -> str:
     parts = [f"### {name}", describe(pair), markdown(rows)]
     if best := against_fastest(rows):
         parts.append(f"Against the fastest peer ({best['peer']}, {best['setting']}): {best['times']:.1f} times its speed, {best['memory']:.2f} of its peak memory"
-                     + (f"; {best['bound']:.0%} of the GEMM bound." if best["bound"] else "."))
+                     + (f"; {best['bound']:.0%} of the GEMM bound, which is {best['most']:.1f} times that peer's speed." if best["bound"] else "."))
     if bound:
         flops = pair["work"]["flops"]
         shares = ", ".join(f"{part} {flops[part] / flops['total']:.0%}" for part in flops if part != "total")
