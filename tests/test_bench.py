@@ -181,3 +181,19 @@ def test_points_take_the_place_of_older_ones(tmp_path):
     lines = json.loads(path.read_text())["lines"]
     assert [line["seconds"] for line in lines] == [2.0, 2.0, 1.0]
     assert len(plot(lines).axes) == 6
+
+
+def test_sampling_is_compared_seed_by_seed():
+    """Gains are differences of the same seed from random order, with their standard error; one seed alone gets a table without."""
+    import report
+
+    runs = [{"seed": seed, "group_size": group, "losses": {"10": loss, "0": 2.0, "5": loss + 1}, "cpu_seconds": 10.0 * group, "train_questions": 50, "held_out_questions": 7}
+            for seed, group, loss in ((1, 1, 0.5), (1, 6, 0.52), (2, 1, 0.6), (2, 6, 0.58), (3, 6, 0.1))]
+    results = {"dataset": "made.json", "runs": runs, "settings": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 10, "model": "m",
+                                                                  "target_modules": "all-linear"}}
+    text = report.sampling_report(results)
+    assert "80 of them seen in 10 steps of 8" in text and "2.0000 before" in text and "seed 3" not in text  # a seed without both is left out
+    assert "| up to 6 | 0.5200 | 0.5800 | 0.5500 | +0.0000 (0.0200) | 60 |" in text and "| 1, random order | 0.5000 | 0.6000 | 0.5500 |  | 10 |" in text
+    assert "standard error" in report.sampling_report({**results, "runs": runs[:1]})
+    lines = report.plot_sampling(results).axes[0].get_lines()
+    assert list(lines[0].get_xdata()) == [40, 80] and list(lines[0].get_ydata()) == pytest.approx([1.52, 0.52])

@@ -180,15 +180,15 @@ def plot_sampling(results: dict):  # a matplotlib figure
 
     settings = results["settings"]
     size = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
-    steps = sorted(map(int, results["runs"][0]["losses"]))
+    steps = sorted(map(int, results["runs"][0]["losses"]))[1:]  # what was before is in the text, and would flatten the rest
     figure, axis = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
     for color, (group, runs) in zip(("#2a6f97", "#d1495b", "#66a182", "#edae49"), sampling_gains(results).items()):
-        curves = [losses for losses, _ in runs.values()]
+        curves = [losses[1:] for losses, _ in runs.values()]
         for curve in curves:
             axis.plot([step * size for step in steps], curve, color=color, linewidth=0.6, alpha=0.6)
         axis.plot([step * size for step in steps], [statistics.mean(values) for values in zip(*curves)], color=color, linewidth=2, marker="o", markersize=3,
                   label=f"up to {group} of a paragraph in a step" if group > 1 else "random order")
-    axis.set(xlabel="questions seen", ylabel="held-out loss", yscale="log")
+    axis.set(xlabel="questions seen", ylabel="held-out loss")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False)
     return figure
