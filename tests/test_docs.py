@@ -204,6 +204,17 @@ def test_search_finds_korean_words(project, site):
     assert found, "no notebook has a Korean word to look for"
 
 
+def test_pages_show_what_was_measured(project, site):
+    """Tables and plots of measurements are made as the site is built, from the figures in the files: nobody copies them into a notebook."""
+    plan, bench = ((site / name).read_text(encoding="utf-8") for name in ("plan.html", "bench.html"))
+    rows = json.loads((project / "tools" / "plan_measured.json").read_text(encoding="utf-8"))["rows"].values()
+    assert len(rows) >= 8 and all(f"{row['error']:+.1%}" in plan for row in rows)
+    results = json.loads((project / "nbs" / "bench" / "results.json").read_text(encoding="utf-8"))
+    assert all(f"{name}</h" in bench for name in results if "/" in name) and bench.count("Against the fastest peer") == sum("/" in name for name in results)
+    measured = [bool(results), *((project / "nbs" / "bench" / name).exists() for name in ("sampling.json", "scale.json"))]
+    assert bench.count("data:image/png") == sum(measured)  # each plot once
+
+
 def test_only_committed_records_become_pages(site):
     listed = (site / "records" / "index.html").read_text(encoding="utf-8")
     assert f'href="{RECORD}.html"' in listed or f'href="../records/{RECORD}.html"' in listed

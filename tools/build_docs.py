@@ -40,7 +40,8 @@ def record_row(page: Path) -> str:
     report = page.with_name("verify.json")
     same = report.is_file() and json.loads(report.read_text(encoding="utf-8"))["identical"]
     status = f"{'identical' if same else 'a'} rerun of {record['rerun_of']}" if record.get("rerun_of") else record.get("status", "")
-    cells = [f"[{page.parent.name}]({page.parent.name}.html)", *(str(parameters.get(name, "")) for name in ("model", "dataset", "task", "batching")),
+    run = page.parent.name
+    cells = [f"[{run[:15]} … {run[-4:]}]({run}.html)", *(str(parameters.get(name, "")) for name in ("model", "dataset", "task", "batching")),
              change("eval_loss"), change("f1"), status]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -88,8 +89,8 @@ def split_title(cell: dict) -> list[dict]:
 def prepare_notebooks(notebooks: Path) -> None:
     """Keep nbdev from losing introductions, and from running more than it needs.
 
-    It runs every cell that imports anything, and needs only the exported ones. The rest are examples and tests, which take time and
-    rest on cells that it does not run.
+    It runs every cell that imports anything, and needs only the exported ones, and those that say `exec_doc`, whose tables and plots a page
+    shows. The rest are examples and tests, which take time and rest on cells that it does not run.
     """
     for path in notebooks.rglob("*.ipynb"):
         notebook = json.loads(path.read_text(encoding="utf-8"))
@@ -168,7 +169,7 @@ def build(root: Path = ROOT) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="llmlab-docs-") as folder:
         copy = Path(folder).resolve()
         ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "sidebar.yml", "records", "*.db")
-        for name in ("nbs", "llmlab"):
+        for name in ("nbs", "llmlab", "tools"):  # figures that pages show were written by tools, and their reports are made there
             shutil.copytree(root / name, copy / name, ignore=ignore)
         shutil.copy(root / "settings.ini", copy)
         records = write_records(root, copy / "nbs")

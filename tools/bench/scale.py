@@ -150,6 +150,16 @@ def plot(lines: list):  # a matplotlib figure
     return figure
 
 
+def scale_table(lines: list, part: str, names: list) -> str:
+    """Write the points of one part as a table."""
+    body = []
+    for line in (line for line in lines if line["part"] == part):
+        cells = [line.get("failed") or f"{line[name]:,.2f}" if name == "seconds" else f"{line.get(name, 0) / 2**30:,.2f}" if name.endswith("bytes") else str(line[name])
+                 for name in names]
+        body.append("| " + " | ".join(cells) + " |")
+    return "\n".join(["| " + " | ".join(names).replace("_bytes", " GiB") + " |", "|---" * len(names) + "|", *body])
+
+
 def main():
     if sys.argv[1:2] == ["--inside"]:
         return prepare_rows(*sys.argv[2:5], streaming=sys.argv[5] == "True")
