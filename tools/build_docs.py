@@ -41,7 +41,7 @@ def record_row(page: Path) -> str:
     same = report.is_file() and json.loads(report.read_text(encoding="utf-8"))["identical"]
     status = f"{'identical' if same else 'a'} rerun of {record['rerun_of']}" if record.get("rerun_of") else record.get("status", "")
     run = page.parent.name
-    cells = [f"[{run[:15]} … {run[-4:]}]({run}.html)", *(str(parameters.get(name, "")) for name in ("model", "dataset", "task", "batching")),
+    cells = [f"[{run[:15]} … {run[-4:]}]({run}.html)", *(str(parameters.get(name, "")) for name in ("model", "dataset", "batching")),
              change("eval_loss"), change("f1"), status]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -53,7 +53,7 @@ def write_records(root: Path, notebooks: Path) -> int:
     folder.mkdir()
     for page in [*pages, *comparisons]:
         shutil.copy(page, folder / f"{page.parent.name}.html")
-    table = ["| Run | Model | Dataset | Task | Batching | Held-out loss | F1 | |", "|---|---|---|---|---|---|---|---|", *map(record_row, pages)]
+    table = ["| Run | Model | Dataset | Batching | Held-out loss | F1 | |", "|---|---|---|---|---|---|---|", *map(record_row, pages)]
     body = "\n".join(table) if pages else "No record is committed yet."
     if comparisons:
         body += "\n\nSide by side: " + ", ".join(f"[comparison of {page.parent.name[:8]}]({page.parent.name}.html)" for page in comparisons) + "."
