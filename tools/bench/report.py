@@ -70,12 +70,12 @@ def cell(name: str, value) -> str:
 
 
 def markdown(rows: list) -> str:
-    """Write rows as a table."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    for row in rows:
-        cells = [row["contestant"], row["setting"], f"failed: {row['failed']}", *[""] * (len(COLUMNS) - 3)] if "failed" in row else [
-            cell(name, row[name]) for name in COLUMNS]
-        lines.append("| " + " | ".join(cells) + " |")
+    """Write rows as a table, a contestant a column: there are fewer of them than figures, so that it fits a page."""
+    failed = {row["contestant"]: f"failed: {row['failed']}" for row in rows if "failed" in row}
+    lines = ["| | " + " | ".join(row["contestant"] for row in rows) + " |", "|---" * (len(rows) + 1) + "|"]
+    for name in COLUMNS[1:]:
+        cells = [failed.pop(row["contestant"], "") if "failed" in row and name != "setting" else cell(name, row.get(name)) for row in rows]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
