@@ -197,3 +197,13 @@ def test_sampling_is_compared_seed_by_seed():
     assert "standard error" in report.sampling_report({**results, "runs": runs[:1]})
     lines = report.plot_sampling(results).axes[0].get_lines()
     assert list(lines[0].get_xdata()) == [40, 80] and list(lines[0].get_ydata()) == pytest.approx([1.52, 0.52])
+
+
+def test_what_was_not_measured_stays_empty():
+    """A point that failed says why, and shows no figure that nobody measured."""
+    import scale
+
+    lines = [{"part": "rows", "rows": 10, "seconds": 1.5, "peak_bytes": 2**30, "private_bytes": None}, {"part": "rows", "rows": 20, "failed": "took too long"},
+             {"part": "context", "rows": 30}]
+    assert scale.scale_table(lines, "rows", ["rows", "seconds", "peak_bytes", "private_bytes"]).splitlines()[2:] == [
+        "| 10 | 1.50 | 1.00 |  |", "| 20 | took too long |  |  |"]

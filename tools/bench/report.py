@@ -69,14 +69,17 @@ def cell(name: str, value) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def table(names: list, rows: list) -> str:
+    """Write rows of text under names as a table in Markdown."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (names, ["---"] * len(names), *rows))
+
+
 def markdown(rows: list) -> str:
     """Write rows as a table, a contestant a column: there are fewer of them than figures, so that it fits a page."""
     failed = {row["contestant"]: f"failed: {row['failed']}" for row in rows if "failed" in row}
-    lines = ["| | " + " | ".join(row["contestant"] for row in rows) + " |", "|---" * (len(rows) + 1) + "|"]
-    for name in COLUMNS[1:]:
-        cells = [failed.pop(row["contestant"], "") if "failed" in row and name != "setting" else cell(name, row.get(name)) for row in rows]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    figures = [[name, *(failed.pop(row["contestant"], "") if "failed" in row and name != "setting" else cell(name, row.get(name)) for row in rows)]
+               for name in COLUMNS[1:]]
+    return table(["", *(row["contestant"] for row in rows)], figures)
 
 
 def describe(pair: dict) -> str:
@@ -147,47 +150,48 @@ def plot_pairs(results: dict):  # a matplotlib figure
     return figure
 
 
-def sampling_gains(results: dict) -> dict:
-    """Return for each group size its runs by seed, as (held-out losses from the first step on, seconds of processor time)."""
-    groups = {}
+def sampling_gains(results: dict) -> tuple[dict, int]:
+    """Return for each group size its runs by seed, as (held-out losses by questions seen, seconds of processor time), and the questions of a step.
+
+    Only seeds that were run with every group size are in it: others would compare unlike with unlike.
+    """
+    groups, settings = {}, results["settings"]
+    size = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
     for run in sorted(results["runs"], key=lambda run: (-run["group_size"], run["seed"])):
-        groups.setdefault(run["group_size"], {})[run["seed"]] = [run["losses"][step] for step in sorted(run["losses"], key=int)], run["cpu_seconds"]
-    return groups
+        losses = {int(step) * size: run["losses"][step] for step in sorted(run["losses"], key=int)}
+        groups.setdefault(run["group_size"], {})[run["seed"]] = losses, run["cpu_seconds"]
+    common = set.intersection(*(set(runs) for runs in groups.values()))
+    return {group: {seed: run for seed, run in runs.items() if seed in common} for group, runs in groups.items()}, size
 
 
 def sampling_report(results: dict) -> str:
     """Write how well a model learns by group size, seed by seed, with the mean over seeds and the paired difference from random order."""
-    groups, facts = sampling_gains(results), results["runs"][0]
-    seeds, settings = sorted(set.intersection(*(set(runs) for runs in groups.values()))), results["settings"]
-    lines = ["| examples of a paragraph in a step | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | less random order (standard error) | processor seconds |",
-             "|---" * (len(seeds) + 4) + "|"]
+    (groups, size), facts, settings, rows = sampling_gains(results), results["runs"][0], results["settings"], []
+    last = {group: [[*losses.values()][-1] for losses, _ in runs.values()] for group, runs in groups.items()}
     for group, runs in groups.items():
-        last = [runs[seed][0][-1] for seed in seeds]
-        apart = [own - runs_of[0][-1] for own, runs_of in zip(last, (groups[1][seed] for seed in seeds))] if 1 in groups and group != 1 else []
-        error = statistics.stdev(apart) / len(apart)**0.5 if len(apart) > 1 else None
-        lines.append(f"| {f'up to {group}' if group > 1 else '1, random order'} | " + " | ".join(f"{loss:.4f}" for loss in last) + f" | {statistics.mean(last):.4f} | "
-                     + (f"{statistics.mean(apart):+.4f} ({error:.4f})" if error is not None else "") + f" | {statistics.mean(runs[seed][1] for seed in seeds):,.0f} |")
-    before = statistics.mean(runs[seed][0][0] for runs in groups.values() for seed in seeds)
-    size, steps = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"], settings["max_steps"]
-    return (f"{results['dataset']}: {facts['train_questions']:,} questions to draw from, {size * steps:,} of them seen in {steps} steps of {size}; the loss is that of "
-            f"{facts['held_out_questions']} questions about other paragraphs, {before:.4f} before. {settings['model']}, LoRA on {settings['target_modules']}.\n\n"
-            + "\n".join(lines))
+        apart = [own - other for own, other in zip(last[group], last[1])] if 1 in groups and group != 1 else []
+        compared = f"{statistics.mean(apart):+.4f} ({statistics.stdev(apart) / len(apart)**0.5:.4f})" if len(apart) > 1 else ""
+        rows.append([f"up to {group}" if group > 1 else "1, random order", *(f"{loss:.4f}" for loss in last[group]), f"{statistics.mean(last[group]):.4f}", compared,
+                     f"{statistics.mean(seconds for _, seconds in runs.values()):,.0f}"])
+    before = statistics.mean(losses[0] for runs in groups.values() for losses, _ in runs.values())
+    seeds = [f"seed {seed}" for seed in next(iter(groups.values()))]
+    return (f"{results['dataset']}: {facts['train_questions']:,} questions to draw from, {size * settings['max_steps']:,} of them seen in {settings['max_steps']} steps of "
+            f"{size}; the loss is that of {facts['held_out_questions']} questions about other paragraphs, {before:.4f} before. {settings['model']}, LoRA on "
+            f"{settings['target_modules']}.\n\n"
+            + table(["examples of a paragraph in a step", *seeds, "mean", "less random order (standard error)", "processor seconds"], rows))
 
 
 def plot_sampling(results: dict):  # a matplotlib figure
     """Draw the held-out loss against examples seen: a thin line a seed, a thick one their mean."""
     from matplotlib import pyplot
 
-    settings = results["settings"]
-    size = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
-    steps = sorted(map(int, results["runs"][0]["losses"]))[1:]  # what was before is in the text, and would flatten the rest
     figure, axis = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
-    for color, (group, runs) in zip(("#2a6f97", "#d1495b", "#66a182", "#edae49"), sampling_gains(results).items()):
-        curves = [losses[1:] for losses, _ in runs.values()]
+    for color, (group, runs) in zip(("#2a6f97", "#d1495b", "#66a182", "#edae49"), sampling_gains(results)[0].items()):
+        curves = [[*losses.items()][1:] for losses, _ in runs.values()]  # what was before is in the text, and would flatten the rest
         for curve in curves:
-            axis.plot([step * size for step in steps], curve, color=color, linewidth=0.6, alpha=0.6)
-        axis.plot([step * size for step in steps], [statistics.mean(values) for values in zip(*curves)], color=color, linewidth=2, marker="o", markersize=3,
-                  label=f"up to {group} of a paragraph in a step" if group > 1 else "random order")
+            axis.plot(*zip(*curve), color=color, linewidth=0.6, alpha=0.6)
+        means = [(points[0][0], statistics.mean(loss for _, loss in points)) for points in zip(*curves)]
+        axis.plot(*zip(*means), color=color, linewidth=2, marker="o", markersize=3, label=f"up to {group} of a paragraph in a step" if group > 1 else "random order")
     axis.set(xlabel="questions seen", ylabel="held-out loss")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from compare import HERE, ROOT, environment, machine, run_one
 from flops import count_work, sizes_of
+from report import table
 
 RESULTS = ROOT / "nbs" / "bench" / "scale.json"
 QUESTIONS, CONTEXTS, ROWS = (1, 2, 4, 8, 16, 32), (256, 512, 1024, 2048, 4096), (1_000, 10_000, 100_000, 1_000_000)
@@ -151,13 +152,14 @@ def plot(lines: list):  # a matplotlib figure
 
 
 def scale_table(lines: list, part: str, names: list) -> str:
-    """Write the points of one part as a table."""
-    body = []
-    for line in (line for line in lines if line["part"] == part):
-        cells = [line.get("failed") or f"{line[name]:,.2f}" if name == "seconds" else f"{line.get(name, 0) / 2**30:,.2f}" if name.endswith("bytes") else str(line[name])
-                 for name in names]
-        body.append("| " + " | ".join(cells) + " |")
-    return "\n".join(["| " + " | ".join(names).replace("_bytes", " GiB") + " |", "|---" * len(names) + "|", *body])
+    """Write the points of one part as a table; what was not measured stays empty."""
+    def cell(line, name):
+        if name == "seconds" and "failed" in line:
+            return line["failed"]
+        value = line.get(name)
+        return "" if value is None else f"{value:,.2f}" if name == "seconds" else f"{value / 2**30:,.2f}" if name.endswith("bytes") else str(value)
+
+    return table([name.replace("_bytes", " GiB") for name in names], [[cell(line, name) for name in names] for line in lines if line["part"] == part])
 
 
 def main():
