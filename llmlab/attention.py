@@ -223,10 +223,10 @@ def _flash(query, key, value, block, scale):
         query[:, :, block.start:block.stop], key[:, :, block.first:block.last], value[:, :, block.first:block.last], 0.0, block.diagonal, scale=scale)
     return output[0], sums[0]
 
-# %% ../nbs/05b_attention.ipynb #297eb5ad
+# %% ../nbs/05b_attention.ipynb #22db4814
 SMALL = 64  # size of a head up to which torch's own backward pass is the quicker one
 
-# %% ../nbs/05b_attention.ipynb #02138c63
+# %% ../nbs/05b_attention.ipynb #dde22cd8
 def _flash_gradients(upstream, query, key, value, output, total, parts, scale):  # (1, heads, tokens, size), total: (heads, tokens)
     "Compute the gradients of queries, keys and values with torch's kernel for CPUs, part by part."
     gradients = [torch.zeros_like(tensor) for tensor in (query, key, value)]
@@ -295,18 +295,16 @@ ALL_ATTENTION_FUNCTIONS.register("llmlab_forest", forest_attention)
 @contextmanager
 def forest_mode(model):  # transformers or peft model; packs go through it in here, forward and backward
     "Let a model attend over packs for a while; it is as it was afterwards."
-    config = getattr(model, "get_base_model", lambda: model)().config
-    before = config._attn_implementation
-    config._attn_implementation = "llmlab_forest"
+    before = model.config._attn_implementation
+    model.config._attn_implementation = "llmlab_forest"
     try:
         yield
     finally:
-        config._attn_implementation = before
+        model.config._attn_implementation = before
 
 # %% ../nbs/05b_attention.ipynb #c60114f6
 def forest_problem(model) -> str | None:
     "Say why a model cannot take packs; None where it can."
-    base = getattr(model, "get_base_model", lambda: model)()
     windows, training = [], model.training
     trees = [list(range(3, 12)), [*range(3, 20)], [*range(3, 12), 30, 31, 32], [40, 41, 42]]
     segments = Segment(0, 9, 20), Segment(9, 17, 17), Segment(17, 20, 20), Segment(20, 23, 23)
@@ -319,16 +317,16 @@ def forest_problem(model) -> str | None:
 
     ALL_ATTENTION_FUNCTIONS.register("llmlab_probe", note)
     with torch.no_grad():
-        alone = [model.eval()(input_ids=torch.tensor([tree], device=base.device), use_cache=False).logits[0, -1] for tree in trees]
+        alone = [model.eval()(input_ids=torch.tensor([tree], device=model.device), use_cache=False).logits[0, -1] for tree in trees]
     try:
         with torch.no_grad(), forest_mode(model):
-            base.config._attn_implementation = "llmlab_probe"
-            together = model(**pack_inputs(pack, base.device), use_cache=False).logits[0, ends]
+            model.config._attn_implementation = "llmlab_probe"
+            together = model(**pack_inputs(pack, model.device), use_cache=False).logits[0, ends]
     except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError) as error:
         return str(error).splitlines()[0] if windows else _UNREGISTERED
     finally:
         model.train(training)
-    return _UNREGISTERED if not windows else _difference(alone, together) or _window_problem(base.config.get_text_config(decoder=True), windows)
+    return _UNREGISTERED if not windows else _difference(alone, together) or _window_problem(model.config.get_text_config(decoder=True), windows)
 
 # %% ../nbs/05b_attention.ipynb #7aba84a8
 _UNREGISTERED = "its layers do not go through transformers' registry of attention functions"

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ATEN', 'FORMULAS', 'HEAP_BYTES', 'GAPS', 'SAMPLE', 'Blueprint', 'find_blueprint', 'outline_model', 'quantize_outline',
            'place_outline', 'count_bytes', 'Meter', 'Work', 'Passes', 'find_passes', 'pass_tokens', 'learned_tokens',
-           'without_content', 'outline_head', 'Trace', 'trace_run', 'batch_mode', 'trace_quickly', 'optimizer_cost',
-           'count_work', 'count_steps', 'probe_seconds', 'memory_at_hand', 'Plan', 'knobs_of', 'try_knobs', 'make_plan',
-           'plan_rows', 'show_plan', 'plan_lines']
+           'without_content', 'outline_head', 'Trace', 'trace_run', 'trace_quickly', 'optimizer_cost', 'count_work',
+           'count_steps', 'probe_seconds', 'memory_at_hand', 'Plan', 'knobs_of', 'try_knobs', 'make_plan', 'plan_rows',
+           'show_plan', 'plan_lines']
 
 # %% ../nbs/15_plan.ipynb #cacba590
 import gc
@@ -17,7 +17,6 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count
 from transformers import AutoModelForCausalLM, Trainer
 
-from .attention import forest_mode
 from .config import ExperimentConfig, LabError, call_with, has_gpu, label, show_table
 from .data import load_data
 from .forest import Sharing, StepSampler
@@ -37,7 +35,7 @@ from .models import (ModelPreset, add_lora, architecture_config, check_model_nam
                            load_config, load_tokenizer, make_quantization, prepare_full, weights_cache)
 from .packing import IGNORED, Encoded, Example, encode_rows
 from .prompts import choose_prompt, find_prompt
-from .training import Batcher, choose_group_size, choose_pack_tokens, loss_of_answers, training_arguments
+from .training import Batcher, batch_mode, choose_group_size, choose_pack_tokens, loss_of_answers, training_arguments
 
 # %% ../nbs/15_plan.ipynb #222e5bb3
 @dataclass(frozen=True)
@@ -378,11 +376,6 @@ def trace_run(
     phases = {"reading the weights": weights + Counter({"weights file": reading}), "evaluation": weights + during[0], "training": held + during[1],
               "optimizer step": held + Counter({"gradients": gradients, "activations": int(working * largest), "weights file": mapped})}
     return Trace(parameters, phases, {"train": stepped.operations, "evaluation": evaluated.operations})
-
-# %% ../nbs/15_plan.ipynb #db6ce608
-def batch_mode(model, batch: dict):
-    "Let a model attend as a batch wants it."
-    return forest_mode(model) if "pack" in batch else nullcontext()
 
 # %% ../nbs/15_plan.ipynb #e28a2e17
 def trace_quickly(config: ExperimentConfig, blueprint: Blueprint, passes: Passes) -> Trace:

@@ -550,7 +550,7 @@ def compare_gradients(
 # %% ../nbs/06_training.ipynb #63d0af07
 def _rounds(model) -> bool:
     "Say whether a family's own attention takes its softmax in float32, whatever it is given: the plain one that soft caps want."
-    return getattr(model, "get_base_model", lambda: model)().config._attn_implementation == "eager"
+    return model.config._attn_implementation == "eager"
 
 # %% ../nbs/06_training.ipynb #7c413b26
 def gradient_distance(

@@ -11,10 +11,10 @@ from llmlab import plan as planning
 from llmlab.config import ExperimentConfig, LabError
 from llmlab.models import count_parameters, locate_model
 from llmlab.packing import Example
-from llmlab.plan import (Meter, Work, batch_mode, count_bytes, find_blueprint, find_passes, learned_tokens, make_plan, outline_head, outline_model,
+from llmlab.plan import (Meter, Work, count_bytes, find_blueprint, find_passes, learned_tokens, make_plan, outline_head, outline_model,
                          place_outline, plan_lines, trace_quickly, trace_run, without_content)
 from llmlab.testing import save_tiny_checkpoint, save_to_hub_cache, tiny_model, tiny_tokenizer
-from llmlab.training import build_model, find_head, loss_of_answers, make_trainer
+from llmlab.training import batch_mode, build_model, find_head, loss_of_answers, make_trainer
 
 FAMILIES = ("llama", "gemma3_text", "gpt_neox", "qwen3", "exaone4")
 WAYS = {"lora": {}, "all-linear": dict(target_modules="all-linear", lora_r=4), "dora": dict(use_dora=True), "saved": dict(modules_to_save=["lm_head"]),
