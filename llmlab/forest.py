@@ -125,6 +125,7 @@ def divide(
     examples: Sequence[Example],
     tokens: int,  # of a pack, at most
     share: bool = True,
+    enough: int | None = None,  # tokens that keep the machine busy; None: as many as there may be
 ) -> list[list[int]]:  # the numbers of each pack's examples
     "Divide examples into packs, so that what is shared is torn apart as little as may be."
     trie = Trie(examples, share)
@@ -134,7 +135,8 @@ def divide(
         if last - first == 1:
             return [(shared - depth, [trie.order[first]])]
         parts = [bundle for group in trie.groups(first, last, shared) for bundle in bundles(*group, shared)]
-        return [(size + shared - depth, members) for size, members in first_fit(parts, tokens - shared)]
+        room = min(tokens, max(enough or tokens, 20 * shared)) - shared
+        return [(size + shared - depth, members) for size, members in first_fit(parts, room)]
 
     return [sorted(members) for _, members in bundles(0, len(examples), 0)] if examples else []
 
@@ -143,9 +145,10 @@ def make_packs(
     examples: Sequence[Example],
     tokens: int,  # of a pack, at most (an example that is longer has a pack to itself)
     share: bool = True,  # False: plain packing, in which no example sees another
+    enough: int | None = None,  # tokens that keep the machine busy; None: as many as there may be
 ) -> list[Pack]:
     "Turn examples into packs."
-    return [lay_out([examples[number] for number in members], share) for members in divide(examples, tokens, share)]
+    return [lay_out([examples[number] for number in members], share) for members in divide(examples, tokens, share, enough)]
 
 # %% ../nbs/05a_forest.ipynb #ea2d9884
 def share_out(

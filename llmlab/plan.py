@@ -35,7 +35,7 @@ from .models import (ModelPreset, add_lora, architecture_config, check_model_nam
                            load_config, load_tokenizer, make_quantization, prepare_full, weights_cache)
 from .packing import IGNORED, Encoded, Example, encode_rows
 from .prompts import choose_prompt, find_prompt
-from .training import Batcher, batch_mode, choose_group_size, choose_pack_tokens, loss_of_answers, training_arguments
+from .training import Batcher, batch_mode, choose_group_size, choose_pack_tokens, enough_tokens, loss_of_answers, training_arguments
 
 # %% ../nbs/15_plan.ipynb #222e5bb3
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def find_passes(
 ) -> Passes:
     "Cut the first steps of a run, the one with the longest example, and an evaluation into their passes."
     batcher = Batcher(config.batching, config.pack_tokens or choose_pack_tokens(config.max_length), config.per_device_train_batch_size,
-                      padding_side=config.padding_side, length=config.max_length if config.padding == "max_length" else None)
+                      padding_side=config.padding_side, length=config.max_length if config.padding == "max_length" else None, enough=enough_tokens())
     size, lengths, sharing, made = config.per_device_train_batch_size * config.gradient_accumulation_steps, work.lengths, Sharing(), []
     sampler = StepSampler(work.examples, size, config.group_size or choose_group_size(size), config.shuffle, config.seed if config.data_seed is None else config.data_seed)
     longest = lengths.index(max(lengths))
@@ -550,7 +550,7 @@ def knobs_of(config: ExperimentConfig) -> list[dict]:
     "List the settings that would save memory, the least costly first."
     size, half = config.per_device_train_batch_size, choose_dtype(config.dtype, config.fp16).itemsize > 2
     quantized, eight = config.load_in_4bit or config.load_in_8bit, config.use_peft is False and config.optim.startswith("adamw_torch")
-    padded, tokens = config.batching == "padded", config.pack_tokens or choose_pack_tokens(config.max_length)
+    padded, tokens = config.batching == "padded", min(config.pack_tokens or choose_pack_tokens(config.max_length), enough_tokens() or math.inf)
     fewer = {} if padded else dict(pack_tokens=tokens // 2)
     knobs = [(not config.gradient_checkpointing, dict(gradient_checkpointing=True)), (not padded and tokens > 128, fewer),
              (padded and size > 1, dict(per_device_train_batch_size=1, gradient_accumulation_steps=config.gradient_accumulation_steps * size)),
