@@ -74,8 +74,10 @@ def load_model(task: dict):
 class Clock:
     """Holds wall time, processor time and memory around one optimizer step."""
 
-    def start(self):
+    def note_memory(self):
         self.before = resident_bytes()
+
+    def start(self):
         self.cpu, self.wall = cpu_seconds(), time.perf_counter()
 
     def stop(self):
@@ -91,6 +93,7 @@ def clock_callback(clock: Clock, warm_up):
         loss, tokens = None, 0
 
         def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **others):
+            clock.note_memory()
             warm_up(model)
             loader = getattr(train_dataloader, "base_dataloader", train_dataloader)  # accelerate's wrapper reads from that one
             self.collate, loader.collate_fn = loader.collate_fn, self.count
@@ -111,12 +114,13 @@ def clock_callback(clock: Clock, warm_up):
 
 
 def warm_up_on(examples: list):
-    """Make a function that runs a short piece of the first example forward and backward, so that no thread or kernel is new when the clock runs."""
+    """Make a function that runs the longest example forward and backward, so that no thread, kernel or memory is new when the clock runs."""
     def warm_up(model):
         import torch
 
-        ids = torch.tensor([examples[0]["input_ids"][:32]])
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
+        example = max(examples, key=lambda example: len(example["input_ids"]))
+        ids, labels = (torch.tensor([example[name]]) for name in ("input_ids", "labels"))
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
         model.zero_grad(set_to_none=True)
 
     return warm_up

@@ -34,6 +34,7 @@ def main():
     sizes = Sizes(**{**work["sizes"], "windows": tuple(work["sizes"]["windows"])})
     rows = min(work["distinct_tokens"], int(task["variant"] or 2048))
     shapes = shapes_of(sizes, rows, work["supervised_tokens"])
+    clock.note_memory()
     clock.start()
     rates = [measure(*shape[:3], transposed=number % 2 == 0) for number, shape in enumerate(shapes)]
     clock.stop()

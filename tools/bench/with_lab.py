@@ -15,7 +15,7 @@ def main():
     from llmlab.config import make_config
     from llmlab.models import load_tokenizer
     from llmlab.packing import Example
-    from llmlab.training import fix_randomness, make_trainer
+    from llmlab.training import batch_mode, fix_randomness, loss_of_answers, make_trainer
 
     task = read_task()
     batching, _, size = task["variant"].partition("-")
@@ -27,14 +27,14 @@ def main():
     tokenizer, model, clock = load_tokenizer(task["model"]), load_model(task), Clock()
     fix_randomness(task["seed"])
 
-    def trainer_of(examples, folder, callbacks, **changes):
-        return make_trainer(make_config({**config, "max_steps": 1, **changes}), model, tokenizer, examples, examples[:1], folder, callbacks)
+    def warm_up(model):
+        batch = trainer.batcher.batches(examples)[0][0]
+        with batch_mode(model, batch):
+            loss_of_answers(model, trainer.head, batch)[0].backward()
+        model.zero_grad(set_to_none=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        short = [Example(example.input_ids[:32], 31, ((31, 32),)) for example in examples[:2]]
-        alone = dict(per_device_train_batch_size=1, gradient_accumulation_steps=2)
-        watch = clock_callback(clock, lambda model: trainer_of(short, f"{folder}/short", [], **alone, learning_rate=1e-30).train())
-        trainer = trainer_of(examples, folder, [watch])
+        trainer = make_trainer(make_config({**config, "max_steps": 1}), model, tokenizer, examples, examples[:1], folder, [clock_callback(clock, warm_up)])
         trainer.train()
     report(task, clock, trainer.loss_trace[0], trainer.sharing.tokens_computed, pack_tokens=trainer.batcher.pack_tokens)
 
