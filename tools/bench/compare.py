@@ -10,6 +10,7 @@ Each peer tries its variants once (padded, length-sorted, packed) and goes on wi
 """
 import argparse
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -83,12 +84,9 @@ def run_one(script: str, peer: str | None, task: Path, variant: str, threads: in
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def alternate(contestants: list, repeats: int, once: list = ()):
-    """Yield (turn, contestant) in alternation: A B C A B C ...; those of `once` only in the first turn."""
-    for turn in range(repeats):
-        for contestant in contestants:
-            if turn == 0 or contestant not in once:
-                yield turn, contestant
+def alternate(contestants: list, repeats: int):
+    """Yield (turn, contestant) in alternation: A B C A B C ..."""
+    yield from itertools.product(range(repeats), contestants)
 
 
 def fastest(trial: list) -> str | None:
@@ -142,9 +140,12 @@ def compare_pair(workload: str, model: str, options) -> dict:
             else:
                 turns.append((script, peer, best))
         turns += [("gemm.py", "gemm", str(options.pack_tokens))]
-        quickest = fastest([{**entry, "variant": entry["contestant"]} for entry in pair["trial"] if entry["contestant"] in PEERS])
-        slower = [turn for turn in turns if turn[1] in PEERS and turn[1] != quickest] if options.slower_peers_once else []
-        for turn, (script, contestant, variant) in alternate(turns, options.repeats, slower):
+        if options.slower_peers_once:
+            quickest = fastest([{**entry, "variant": entry["contestant"]} for entry in pair["trial"] if entry["contestant"] in PEERS])
+            slower = [turn for turn in turns if turn[1] in PEERS and turn[1] != quickest]
+            pair["runs"] += [line for line in pair["trial"] for _, contestant, variant in slower if (line["contestant"], line["variant"]) == (contestant, variant)]
+            turns = [turn for turn in turns if turn not in slower]
+        for turn, (script, contestant, variant) in alternate(turns, options.repeats):
             measure(script, contestant, variant, "runs", turn)
         return pair
 
@@ -179,7 +180,7 @@ def parse(words: list | None = None):
     parser.add_argument("--batching", default="tree", help="of llmlab: tree, packed, or padded-N")
     parser.add_argument("--data", nargs="+", default=[], metavar="WORKLOAD=SOURCE", help="a file, or the name of a set, instead of the bundled one")
     parser.add_argument("--variants", nargs="+", default=[], metavar="PEER=VARIANT,VARIANT", help="which variants a peer tries")
-    parser.add_argument("--slower-peers-once", action="store_true", help="peers other than the fastest of the trial run in the first alternation only")
+    parser.add_argument("--slower-peers-once", action="store_true", help="peers other than the fastest of the trial are not run again")
     parser.add_argument("--reuse-trial", action="store_true", help="take the variants that were fastest when the file's figures of the same pair were made")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pack-tokens", type=int, default=2048, help="rows of the matrices by which the machine's speed is measured")
