@@ -176,7 +176,7 @@ def test_points_take_the_place_of_older_ones(tmp_path):
     for seconds in (1.0, 2.0):
         for batching in ("tree", "padded-1"):
             keep(path, {"part": "context", "model": "tiny", "context": 256, "questions": 8, "batching": batching, "seconds": seconds, "peak_bytes": 2**30})
-    keep(path, {"part": "rows", "model": "tiny", "rows": 1000, "streaming": False, "seconds": 1.0, "peak_bytes": 2**30})
+    keep(path, {"part": "rows", "model": "tiny", "rows": 1000, "streaming": False, "seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 2**30})
     lines = json.loads(path.read_text())["lines"]
     assert [line["seconds"] for line in lines] == [2.0, 2.0, 1.0]
     assert len(plot(lines).axes) == 6

@@ -130,18 +130,18 @@ def plot(lines: list):  # a matplotlib figure
     """Draw seconds and memory for each part."""
     from matplotlib import pyplot
 
-    axis_of = {"questions": "questions", "context": "context", "rows": "rows"}
+    time_of = {"questions": "seconds", "context": "seconds", "rows": "cpu_seconds"}  # rows are prepared by one process
     labels = {"questions": "questions on one paragraph of 512 tokens", "context": "tokens of the context of 8 questions", "rows": "rows prepared"}
     figure, axes = pyplot.subplots(2, 3, figsize=(11, 5.6), layout="constrained")
-    for column, (part, name) in zip(axes.T, axis_of.items()):
+    for column, (part, measured) in zip(axes.T, time_of.items()):
         own = [line for line in lines if line["part"] == part and "failed" not in line]
         for series in dict.fromkeys((line["model"], line.get("batching"), line.get("streaming")) for line in own):
-            points = sorted((line[name], line["seconds"], line["peak_bytes"] / 2**30) for line in own
+            points = sorted((line[part], line[measured], line["peak_bytes"] / 2**30) for line in own
                             if (line["model"], line.get("batching"), line.get("streaming")) == series)
             label = f"{series[0]}, {series[1] or ('stream' if series[2] else 'set on disk')}"
             for axis, place in zip(column, (1, 2)):
                 axis.plot([point[0] for point in points], [point[place] for point in points], marker="o", markersize=3, label=label)
-        for axis, measure in zip(column, ("seconds", "peak GiB")):
+        for axis, measure in zip(column, ("processor seconds" if measured == "cpu_seconds" else "seconds", "peak GiB")):
             axis.set(xscale="log", xlabel=labels[part], ylabel=measure)
             axis.spines[["top", "right"]].set_visible(False)
         if own:
@@ -154,12 +154,12 @@ def plot(lines: list):  # a matplotlib figure
 def scale_table(lines: list, part: str, names: list) -> str:
     """Write the points of one part as a table; what was not measured stays empty."""
     def cell(line, name):
-        if name == "seconds" and "failed" in line:
+        if name.endswith("seconds") and "failed" in line:
             return line["failed"]
         value = line.get(name)
-        return "" if value is None else f"{value:,.2f}" if name == "seconds" else f"{value / 2**30:,.2f}" if name.endswith("bytes") else str(value)
+        return "" if value is None else f"{value:,.2f}" if name.endswith("seconds") else f"{value / 2**30:,.2f}" if name.endswith("bytes") else str(value)
 
-    return table([name.replace("_bytes", " GiB") for name in names], [[cell(line, name) for name in names] for line in lines if line["part"] == part])
+    return table([name.replace("_bytes", " GiB").replace("cpu_seconds", "processor seconds") for name in names], [[cell(line, name) for name in names] for line in lines if line["part"] == part])
 
 
 def main():
