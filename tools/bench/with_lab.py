@@ -21,8 +21,9 @@ def main():
     batching, _, size = task["variant"].partition("-")
     examples = [Example(example["input_ids"], example["prompt_length"], ranges(example["labels"])) for example in task["examples"]]
     size, number = split_evenly(len(examples), int(size or len(examples)))
+    longest = max(2048, *(len(example.input_ids) for example in examples))
     config = dict(model=task["name"], batching=batching, per_device_train_batch_size=size, gradient_accumulation_steps=number, eval_strategy="no",
-                  lr_scheduler_type="constant", warmup_steps=0, dtype="float32", shuffle=False, report_to=[], seed=task["seed"], max_length=2048,
+                  lr_scheduler_type="constant", warmup_steps=0, dtype="float32", shuffle=False, report_to=[], seed=task["seed"], max_length=longest,
                   target_modules=task["lora_targets"], **{name: task[name] for name in ("learning_rate", "lora_r", "lora_alpha")})
     tokenizer, model, clock = load_tokenizer(task["model"]), load_model(task), Clock()
     fix_randomness(task["seed"])
