@@ -144,8 +144,15 @@ def plot(lines: list):  # a matplotlib figure
         for axis, measure in zip(column, ("processor seconds" if measured == "cpu_seconds" else "seconds", "peak GiB")):
             axis.set(xscale="log", xlabel=labels[part], ylabel=measure)
             axis.spines[["top", "right"]].set_visible(False)
+        ticks = sorted({line[part] for line in own})
+        for axis in column:
+            axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=7)
+            axis.minorticks_off()
         if own:
             column[0].set_yscale("log")
+            column[0].yaxis.set_major_formatter("{x:g}")
+            column[0].yaxis.set_minor_formatter("" if part == "rows" else "{x:g}")
+            column[0].tick_params(axis="y", which="both", labelsize=7)
             column[1].set_ylim(bottom=0)
             column[1].legend(fontsize=6)
     return figure
