@@ -825,11 +825,10 @@ def held_out_loss(
     import torch
 
     from llmlab.attention import forest_problem
-    from llmlab.training import Batcher, choose_pack_tokens, enough_tokens, find_head, held_out_totals
+    from llmlab.training import Batcher, choose_pack_tokens, find_head, held_out_totals
 
     learned = [index for index, example in enumerate(encoded.examples) if example.learned]  # windows without the answer have no loss
-    batcher = Batcher("padded" if forest_problem(model) else "tree", choose_pack_tokens(encoded.encoder.max_length), per_device_eval_batch_size, tokenizer.pad_token_id,
-                      enough=enough_tokens())
+    batcher = Batcher("padded" if forest_problem(model) else "tree", choose_pack_tokens(encoded.encoder.max_length), per_device_eval_batch_size, tokenizer.pad_token_id)
     with answering(model):
         totals = held_out_totals(model, find_head(model), batcher, torch.utils.data.Subset(encoded.examples, learned))
     metrics = {"eval_loss": float(totals[0] / totals[1])}

@@ -258,7 +258,7 @@ def find_passes(
 ) -> Passes:
     "Cut the first steps of a run, the one with the longest example, and an evaluation into their passes."
     batcher = Batcher(config.batching, config.pack_tokens or choose_pack_tokens(config.max_length), config.per_device_train_batch_size,
-                      padding_side=config.padding_side, length=config.max_length if config.padding == "max_length" else None, enough=enough_tokens())
+                      padding_side=config.padding_side, length=config.max_length if config.padding == "max_length" else None)
     size, lengths, sharing, made = config.per_device_train_batch_size * config.gradient_accumulation_steps, work.lengths, Sharing(), []
     sampler = StepSampler(work.examples, size, config.group_size or choose_group_size(size), config.shuffle, config.seed if config.data_seed is None else config.data_seed)
     longest = lengths.index(max(lengths))

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['CHUNK_BYTES', 'CACHE_BYTES', 'fix_randomness', 'build_model', 'FrozenHeadLoss', 'loss_of_answers', 'find_head',
-           'training_arguments', 'Batcher', 'batch_mode', 'held_out_totals', 'LabTrainer', 'seal_checkpoint',
-           'checkpoint_problem', 'checkpoints_in', 'newest_checkpoint', 'Checkpoints', 'Stream', 'return_freed_memory',
-           'make_batcher', 'choose_pack_tokens', 'enough_tokens', 'make_sampler', 'choose_group_size', 'make_trainer',
-           'hash_trace', 'GradientCheck', 'step_gradients', 'compare_gradients', 'gradient_distance', 'check_gradients',
-           'peak_memory', 'train_from', 'load_trained', 'run_training', 'use_korean_font', 'plot_losses', 'LiveCurve',
-           'figure_html']
+           'training_arguments', 'enough_tokens', 'Batcher', 'batch_mode', 'held_out_totals', 'LabTrainer',
+           'seal_checkpoint', 'checkpoint_problem', 'checkpoints_in', 'newest_checkpoint', 'Checkpoints', 'Stream',
+           'return_freed_memory', 'make_batcher', 'choose_pack_tokens', 'make_sampler', 'choose_group_size',
+           'make_trainer', 'hash_trace', 'GradientCheck', 'step_gradients', 'compare_gradients', 'gradient_distance',
+           'check_gradients', 'peak_memory', 'train_from', 'load_trained', 'run_training', 'use_korean_font',
+           'plot_losses', 'LiveCurve', 'figure_html']
 
 # %% ../nbs/06_training.ipynb #6c4ed56e
 import hashlib
@@ -25,7 +25,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -178,6 +178,11 @@ def training_arguments(
     except (ValueError, ImportError) as error:
         raise LabError(f"transformers refuses these training settings: {error}") from None
 
+# %% ../nbs/06_training.ipynb #fa359e83
+def enough_tokens() -> int | None:  # None: on a GPU, which larger packs keep busier
+    "Say how many tokens of a pack keep this machine busy: more would take memory on a CPU, and no less time."
+    return None if has_gpu() else 1024
+
 # %% ../nbs/06_training.ipynb #fe660b4d
 @dataclass(frozen=True)
 class Batcher:
@@ -190,7 +195,7 @@ class Batcher:
     length: int | None = None  # pad to so many tokens; otherwise to the longest
     processes: int = 1
     process: int = 0  # which of them this is
-    enough: int | None = None  # tokens of a pack beyond which one is only made larger to share more
+    enough: int | None = field(default_factory=enough_tokens)  # tokens of a pack beyond which one is only made larger to share more
 
     def batches(self, examples: list[Example]) -> tuple[list[dict], list[int]]:
         "Make all batches of some examples, and count the tokens of each."
@@ -417,17 +422,12 @@ def make_batcher(
                       stacklevel=2)
     return Batcher("padded" if problem else config.batching, config.pack_tokens or choose_pack_tokens(config.max_length), config.per_device_train_batch_size,
                    tokenizer.pad_token_id, config.padding_side, config.max_length if config.padding == "max_length" else None,
-                   arguments.world_size, arguments.process_index, enough_tokens())
+                   arguments.world_size, arguments.process_index)
 
 # %% ../nbs/06_training.ipynb #726a781a
 def choose_pack_tokens(max_length: int) -> int:
     "Choose the size of packs: enough to keep a machine busy, and to hold the longest example and some others that share its beginning."
     return max(1024, 2 * max_length)
-
-# %% ../nbs/06_training.ipynb #fa359e83
-def enough_tokens() -> int | None:  # None: on a GPU, which larger packs keep busier
-    "Say how many tokens of a pack keep this machine busy: more would take memory on a CPU, and no less time."
-    return None if has_gpu() else 1024
 
 # %% ../nbs/06_training.ipynb #41b59379
 def make_sampler(

@@ -142,9 +142,9 @@ def compare_pair(workload: str, model: str, options) -> dict:
         turns += [("gemm.py", "gemm", str(options.pack_tokens))]
         if options.slower_peers_once:
             quickest = fastest([{**entry, "variant": entry["contestant"]} for entry in pair["trial"] if entry["contestant"] in PEERS])
-            slower = [turn for turn in turns if turn[1] in PEERS and turn[1] != quickest]
-            pair["runs"] += [line for line in pair["trial"] for _, contestant, variant in slower if (line["contestant"], line["variant"]) == (contestant, variant)]
-            turns = [turn for turn in turns if turn not in slower]
+            slower = {turn[1:] for turn in turns if turn[1] in PEERS and turn[1] != quickest}
+            pair["runs"] += [line for line in pair["trial"] if (line["contestant"], line["variant"]) in slower]
+            turns = [turn for turn in turns if turn[1:] not in slower]
         for turn, (script, contestant, variant) in alternate(turns, options.repeats):
             measure(script, contestant, variant, "runs", turn)
         return pair

@@ -30,8 +30,7 @@ def bound_seconds(pair: dict) -> float | None:
 def summarize(pair: dict) -> list:
     """Return one dict a contestant, by the names of COLUMNS; those that failed have only a `failed`."""
     rows, bound = [], bound_seconds(pair)
-    groups = {name: [run for run in pair["runs"] if run["contestant"] == name] for name in NAMES}
-    groups = {name: runs for name, runs in groups.items() if runs}
+    groups = {name: runs for name in NAMES if (runs := [run for run in pair["runs"] if run["contestant"] == name])}
     done = {name: [run for run in runs if "failed" not in run] for name, runs in groups.items()}
     own = median(done["llmlab"], "seconds") if done.get("llmlab") else None
     for name, runs in groups.items():

@@ -166,7 +166,8 @@ def scale_table(lines: list, part: str, names: list) -> str:
         value = line.get(name)
         return "" if value is None else f"{value:,.2f}" if name.endswith("seconds") else f"{value / 2**30:,.2f}" if name.endswith("bytes") else str(value)
 
-    return table([name.replace("_bytes", " GiB").replace("cpu_seconds", "processor seconds") for name in names], [[cell(line, name) for name in names] for line in lines if line["part"] == part])
+    titles = [name.replace("_bytes", " GiB").replace("cpu_seconds", "processor seconds") for name in names]
+    return table(titles, [[cell(line, name) for name in names] for line in lines if line["part"] == part])
 
 
 def main():
