@@ -172,7 +172,7 @@ class ExperimentConfig(BaseModel):
 
     # Training
     batching: Literal["tree", "packed", "padded"] = "tree"  # tree: what examples share is computed once; packed: nothing is shared; padded: the reference
-    pack_tokens: Whole | None = None  # tokens of a pack (tree, packed), by which memory goes; otherwise 1024, or twice max_length where that is more
+    pack_tokens: Whole | None = None  # tokens of a pack at most (tree, packed); otherwise 1024, or twice max_length if more; a CPU makes packs over 1024 only to share more
     group_size: Whole | None = None  # most examples of one beginning (such as a paragraph) that a step takes together; 1: none; otherwise a quarter of a step
     num_train_epochs: typing.Annotated[float, Field(gt=0)] = 1.0  # passes over the training rows
     max_steps: int = -1  # optimizer steps; above 0 it takes the place of num_train_epochs
