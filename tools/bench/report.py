@@ -117,9 +117,8 @@ def pairs_of(results: dict) -> dict:
 
 
 def extras_report(extras: dict) -> str:
-    """Write the section on preparation and on what a notebook costs."""
-    lines = ["### Preparation, and the notebook's price"]
-    lines += [f"- preparing rows ({entry['data']}, {entry['model']}, {entry['processes']} process{'es' * (entry['processes'] > 1)}): {entry['rows']:,} rows "
+    """Write what preparation takes, and what a notebook costs."""
+    lines = [f"- preparing rows ({entry['data']}, {entry['model']}, {entry['processes']} process{'es' * (entry['processes'] > 1)}): {entry['rows']:,} rows "
               f"({entry['tokens']:,} tokens) in {entry['seconds']:.1f} s, {entry['rows'] / entry['seconds']:,.0f} rows/s" for entry in extras["preparation"]]
     notebook = extras["notebook"]
     lines.append(f"- one training of a tiny model: {notebook['script_seconds']:.1f} s as a script, {notebook['notebook_seconds']:.1f} s as `llmlab train` runs its "
@@ -204,7 +203,7 @@ def write(path: Path):
     matplotlib.use("Agg")
     results = json.loads(path.read_text(encoding="utf-8"))
     sections = [pair_report(name, pair) for name, pair in pairs_of(results).items()]
-    sections += [extras_report(results["extras"])] if "extras" in results else []
+    sections += ["### Preparation, and the notebook's price", extras_report(results["extras"])] if "extras" in results else []
     text = "\n\n".join(sections) + "\n"
     print(text)
     path.with_name("table.md").write_text(text, encoding="utf-8")
