@@ -10,17 +10,26 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmlab.after import FinishedRun, export_run, load_trained, log_mlflow_model, merge_run, open_chat, write_card
-from llmlab.config import LabError, call_with, make_config
-from llmlab.data import load_data
-from llmlab.evaluation import answer_rows, generate_answers, make_samples
-from llmlab.models import describe_model, load_base_model, load_tokenizer, locate_model
-from llmlab.packing import encode_rows, tokenize
-from llmlab.prompts import find_prompt
-from llmlab.records import begin_record, describe_entries, finish_record, resolve_config
-from llmlab.testing import tiny_model, tiny_tokenizer
-from llmlab.tracking import MlflowRun, tracking_uri
-from llmlab.training import build_model, make_trainer, run_training
+from llmlab.runs.finished import FinishedRun, load_trained
+from llmlab.publish.export import export_run
+from llmlab.publish.chat import log_mlflow_model, open_chat
+from llmlab.publish.merge import merge_run
+from llmlab.runs.card import write_card
+from llmlab.common.errors import LabError
+from llmlab.config.load import call_with, make_config
+from llmlab.data.load import load_data
+from llmlab.evaluation.answers import answer_rows, make_samples
+from llmlab.evaluation.generation import generate_answers
+from llmlab.models.checkpoints import describe_model, load_base_model, load_tokenizer, locate_model
+from llmlab.tokens.encode import encode_rows
+from llmlab.tokens.tokenize import tokenize
+from llmlab.tokens.prompts import find_prompt
+from llmlab.runs.record import begin_record
+from llmlab.experiment.resolve import describe_entries, resolve_config
+from llmlab.runs.lifecycle import finish_record
+from llmlab.models.testing import tiny_model, tiny_tokenizer
+from llmlab.runs.tracking import MlflowRun, tracking_uri
+from llmlab.training.trainer import build_model, make_trainer, run_training
 
 QUESTIONS = ("서울은 어디인가요?", "봄에는 무엇이 피나요?", "17 + 25는?")
 TEMPLATE = ("{% for message in messages %}{{ '<s>' + message.role + ': ' + message.content }}{% if message.role == 'assistant' %}</s>{% endif %}\n"
@@ -221,7 +230,7 @@ def test_errors(place, run):
 
 def test_chat_through_a_pipe(run):
     """Each line of a pipe is a question; commands are obeyed, mistakes told, and the conversation is remembered."""
-    code = "import sys; from llmlab.after import chat, open_chat; chat(open_chat(sys.argv[1]))"
+    code = "import sys; from llmlab.publish.chat import chat, open_chat; chat(open_chat(sys.argv[1]))"
     lines = f"{QUESTIONS[0]}\n/reset\n{QUESTIONS[0]}\n/rest\n/context 서울이 수도다.\n\n{QUESTIONS[1]}\n/quit\n{QUESTIONS[2]}\n"
     done = subprocess.run([sys.executable, "-c", code, str(run)], input=lines, capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr

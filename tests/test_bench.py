@@ -45,8 +45,8 @@ def test_operations_are_those_counted_by_hand():
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_blocks_hold_the_weights_that_the_model_has(family):
     from flops import sizes_of
-    from llmlab.models import block_layers
-    from llmlab.testing import tiny_model
+    from llmlab.models.adapters import block_layers
+    from llmlab.models.testing import tiny_model
     model = tiny_model(family)
     sizes = sizes_of(model.config.to_dict())
     assert sizes.block_parameters * len(sizes.windows) == sum(layer.weight.numel() for layer in block_layers(model).values())

@@ -5,11 +5,11 @@ import warnings
 
 import pytest
 
-from llmlab import packing
-from llmlab.config import clear_unused
-from llmlab.packing import encode_rows, prepared_cache
-from llmlab.prompts import PROMPTS
-from llmlab.testing import tiny_tokenizer
+from llmlab.tokens import encode as packing
+from llmlab.common.files import clear_unused
+from llmlab.tokens.encode import encode_rows, prepared_cache
+from llmlab.tokens.prompts import PROMPTS
+from llmlab.models.testing import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 

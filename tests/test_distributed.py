@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmlab.testing import save_tiny_checkpoint
+from llmlab.models.testing import save_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 300  # seconds until something counts as stuck
@@ -112,7 +112,7 @@ def test_alone_it_says_how_to_start_it():
     """Started once, the entry names torchrun."""
     from click.testing import CliRunner
 
-    from llmlab.distributed import main
+    from llmlab.scale.workers import main
 
     done = CliRunner().invoke(main, [], env={"WORLD_SIZE": "1"})
     assert done.exit_code == 2 and "torchrun" in done.output
@@ -124,7 +124,7 @@ def test_a_killed_node_costs_steps_not_the_run(tiny, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed (pip install 'llmlab[ray]')")
     from ray.cluster_utils import Cluster
 
-    from llmlab.sweep import QUIET
+    from llmlab.scale.ray import QUIET
 
     os.environ.update(QUIET)
     size = dict(num_cpus=1, object_store_memory=10**8)

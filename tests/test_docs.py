@@ -173,7 +173,7 @@ def test_links_between_pages_stay_on_the_site(project, pages):
 def is_command(name):
     """Tell a command of the command line, which has its own help on its page in place of a signature."""
     module, _, attribute = name.rpartition(".")
-    return module in ("llmlab.cli", "llmlab.distributed") and isinstance(getattr(importlib.import_module(module), attribute), click.Command)
+    return module in ("llmlab.commands.cli", "llmlab.distributed", "llmlab.scale.workers") and isinstance(getattr(importlib.import_module(module), attribute), click.Command)
 
 
 def test_every_public_name_is_documented(project, site, pages):

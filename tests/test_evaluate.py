@@ -10,15 +10,21 @@ import papermill
 import pytest
 import torch
 
-from llmlab.config import ExperimentConfig, LabError, call_with, make_config
-from llmlab.data import load_data
-from llmlab.evaluation import answer_rows, collect_answers, compare_rows, evaluate_answers, make_samples, open_evaluation, plan_evaluation, run_lm_eval
-from llmlab.models import add_lora, load_tokenizer, locate_model
-from llmlab.packing import encode_rows
-from llmlab.prompts import find_prompt
-from llmlab.records import finish_record, resolve_config, start_record
-from llmlab.testing import save_tiny_checkpoint, tiny_model, tiny_tokenizer
-from llmlab.training import build_model, make_trainer, run_training
+from llmlab.config.schema import ExperimentConfig
+from llmlab.common.errors import LabError
+from llmlab.config.load import call_with, make_config
+from llmlab.data.load import load_data
+from llmlab.evaluation.answers import answer_rows, evaluate_answers, make_samples
+from llmlab.runs.evaluate import collect_answers, compare_rows, open_evaluation, plan_evaluation
+from llmlab.evaluation.benchmarks import run_lm_eval
+from llmlab.models.adapters import add_lora
+from llmlab.models.checkpoints import load_tokenizer, locate_model
+from llmlab.tokens.encode import encode_rows
+from llmlab.tokens.prompts import find_prompt
+from llmlab.runs.lifecycle import finish_record, start_record
+from llmlab.experiment.resolve import resolve_config
+from llmlab.models.testing import save_tiny_checkpoint, tiny_model, tiny_tokenizer
+from llmlab.training.trainer import build_model, make_trainer, run_training
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs" / "evaluate.ipynb"

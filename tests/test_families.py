@@ -4,9 +4,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from llmlab.models import (MODELS, add_lora, add_tokens, check_targets, choose_targets, grow_embeddings, load_base_model, locate_model, make_quantization,
-                           quiet_transformers, tied)
-from llmlab.testing import save_tiny_checkpoint, tiny_model, tiny_tokenizer
+from llmlab.models.presets import MODELS
+from llmlab.models.adapters import add_lora, add_tokens, check_targets, choose_targets, grow_embeddings, tied
+from llmlab.models.checkpoints import load_base_model, locate_model, make_quantization, quiet_transformers
+from llmlab.models.testing import save_tiny_checkpoint, tiny_model, tiny_tokenizer
 
 FAMILIES = ["llama", "gpt_neox", "qwen2", "qwen3", "mistral", "phi3", "exaone4", "hyperclovax", "gemma3_text", "gemma3", "gemma4_text", "gemma4"]
 CASES = [(family, precision) for family in FAMILIES for precision in ("float32", "4-bit")] + [("llama", "8-bit")]

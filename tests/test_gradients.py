@@ -5,12 +5,17 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
-from llmlab.attention import forest_problem
-from llmlab.config import LabError, make_config
-from llmlab.models import add_lora, add_tokens, choose_targets, load_base_model, load_tokenizer, locate_model, make_quantization, prepare_full, quiet_transformers
-from llmlab.packing import Example
-from llmlab.testing import save_tiny_checkpoint, tiny_model, tiny_tokenizer
-from llmlab.training import Batcher, build_model, check_gradients, compare_gradients, find_head, make_trainer, step_gradients
+from llmlab.batching.attention import forest_problem
+from llmlab.common.errors import LabError
+from llmlab.config.load import make_config
+from llmlab.models.adapters import add_lora, add_tokens, choose_targets, prepare_full
+from llmlab.models.checkpoints import load_base_model, load_tokenizer, locate_model, make_quantization, quiet_transformers
+from llmlab.tokens.tokenize import Example
+from llmlab.models.testing import save_tiny_checkpoint, tiny_model, tiny_tokenizer
+from llmlab.batching.batcher import Batcher
+from llmlab.training.trainer import build_model, make_trainer
+from llmlab.training.gradients import check_gradients, compare_gradients, step_gradients
+from llmlab.batching.loss import find_head
 
 FAMILIES = {  # family -> sizes over the tiny ones; windows here are shorter than the examples
     "llama": {}, "gpt_neox": {}, "qwen2": {}, "qwen3": {}, "gemma": {}, "phi3": {"sliding_window": 24}, "mistral": {"sliding_window": 24},

@@ -7,14 +7,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from llmlab import plan as planning
-from llmlab.config import ExperimentConfig, LabError
-from llmlab.models import count_parameters, locate_model
-from llmlab.packing import Example
-from llmlab.plan import (Meter, Work, count_bytes, find_blueprint, find_passes, learned_tokens, make_plan, outline_head, outline_model,
-                         place_outline, plan_lines, trace_quickly, trace_run, without_content)
-from llmlab.testing import save_tiny_checkpoint, save_to_hub_cache, tiny_model, tiny_tokenizer
-from llmlab.training import batch_mode, build_model, find_head, loss_of_answers, make_trainer
+from llmlab.experiment import plan as planning
+from llmlab.config.schema import ExperimentConfig
+from llmlab.common.errors import LabError
+from llmlab.models.checkpoints import count_parameters, locate_model
+from llmlab.tokens.tokenize import Example
+from llmlab.experiment.plan import Meter, Work, count_bytes, find_blueprint, find_passes, learned_tokens, make_plan, outline_head, outline_model, place_outline, plan_lines, trace_quickly, trace_run, without_content
+from llmlab.models.testing import save_tiny_checkpoint, save_to_hub_cache, tiny_model, tiny_tokenizer
+from llmlab.batching.batcher import batch_mode
+from llmlab.training.trainer import build_model, make_trainer
+from llmlab.batching.loss import find_head, loss_of_answers
 
 FAMILIES = ("llama", "gemma3_text", "gpt_neox", "qwen3", "exaone4")
 WAYS = {"lora": {}, "all-linear": dict(target_modules="all-linear", lora_r=4), "dora": dict(use_dora=True), "saved": dict(modules_to_save=["lm_head"]),

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from llmlab.config import LabError, make_config
-from llmlab.packing import trace
-from llmlab.preview import LEVELS, make_preview, mask_text, preview_lines, sent_json, show_preview
-from llmlab.testing import save_tiny_checkpoint, tiny_tokenizer
+from llmlab.common.errors import LabError
+from llmlab.config.load import make_config
+from llmlab.tokens.show import trace
+from llmlab.data.doctor import LEVELS
+from llmlab.experiment.preview import make_preview, mask_text, preview_lines, sent_json, show_preview
+from llmlab.models.testing import save_tiny_checkpoint, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = "광주 부산 대구 인천 대전 울산 수원 창원 성남 고양 용인 청주 전주 안산 천안 남양주 화성 김해 평택 포항".split()

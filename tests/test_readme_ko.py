@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llmlab.cli import main
-from llmlab.config import ExperimentConfig
+from llmlab.commands.cli import main
+from llmlab.config.schema import ExperimentConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGLISH, KOREAN = "README.md", "README.ko.md"

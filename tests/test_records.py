@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmlab.testing import save_tiny_checkpoint
-from llmlab.tracking import connect
+from llmlab.models.testing import save_tiny_checkpoint
+from llmlab.runs.tracking import connect
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = importlib.util.spec_from_file_location("kill_test", ROOT / "tools" / "kill_test.py")

@@ -18,9 +18,11 @@ import nbformat
 import papermill
 import pytest
 
-from llmlab.config import ExperimentConfig, config_from_yaml, has_gpu, parameters_cell
-from llmlab.testing import save_tiny_checkpoint, save_to_hub_cache, tiny_model
-from llmlab.training import newest_checkpoint
+from llmlab.config.schema import ExperimentConfig, parameters_cell
+from llmlab.config.load import config_from_yaml
+from llmlab.common.device import has_gpu
+from llmlab.models.testing import save_tiny_checkpoint, save_to_hub_cache, tiny_model
+from llmlab.training.checkpoints import newest_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs" / "train.ipynb"
@@ -94,7 +96,7 @@ class Run:
 
     def mlflow(self, uri=None):
         """Return its run in MLflow, and the client that found it."""
-        from llmlab.tracking import connect
+        from llmlab.runs.tracking import connect
 
         client = connect(uri or f"sqlite:///{self.folder.parent / 'mlflow.db'}")
         return client.get_run(self.record["mlflow_run_id"]), client
@@ -387,7 +389,8 @@ def test_evaluation_leaves_four_bit_gradients_as_they_are(tmp_path):
     """A 4-bit base passes gradients on to the layers below after an evaluation as it does before one."""
     import torch
 
-    from llmlab.models import add_lora, load_base_model, make_quantization
+    from llmlab.models.adapters import add_lora
+    from llmlab.models.checkpoints import load_base_model, make_quantization
 
     tiny_model("llama", hidden_size=128, head_dim=32).save_pretrained(tmp_path)
     base = load_base_model(tmp_path, torch.float32, make_quantization(True, False, "nf4", torch.float32, False, {}))

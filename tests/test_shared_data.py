@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llmlab.data import load_data
-from llmlab.evaluation import choose_task, korquad_score, korquad_scores, normalize_answer
+from llmlab.data.load import load_data
+from llmlab.evaluation.tasks import choose_task
+from llmlab.evaluation.scores import korquad_score, korquad_scores, normalize_answer
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

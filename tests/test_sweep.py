@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmlab.testing import save_tiny_checkpoint
+from llmlab.models.testing import save_tiny_checkpoint
 
 pytest.importorskip("ray", reason="Ray is not installed (pip install 'llmlab[ray]')")
 
-from llmlab.sweep import QUIET, make_sweep, point_of, trial_states  # noqa: E402
+from llmlab.scale.ray import QUIET
+from llmlab.scale.sweep import make_sweep, point_of, trial_states  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 300  # seconds until something counts as stuck
@@ -72,7 +73,7 @@ def test_sweeps_are_refused_before_anything_runs(options, message, tmp_path):
     """What cannot be ends at once with a message, status 2, and no folder."""
     from click.testing import CliRunner
 
-    from llmlab.cli import main
+    from llmlab.commands.cli import main
 
     done = CliRunner().invoke(main, ["sweep", *options, "-p", "output_dir", str(tmp_path / "runs")])
     assert done.exit_code == 2 and message in done.output, done.output
@@ -83,8 +84,9 @@ def test_without_ray_the_way_out_is_named(monkeypatch, tmp_path):
     """Without Ray, sweeps and several workers say how to get it."""
     import importlib.util
 
-    from llmlab.config import LabError, make_config
-    from llmlab.sweep import run_sweep
+    from llmlab.common.errors import LabError
+    from llmlab.config.load import make_config
+    from llmlab.scale.sweep import run_sweep
 
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *others: None if name == "ray" else find(name, *others))
@@ -138,7 +140,7 @@ def test_grid_survives_a_dead_node_and_an_interruption(tiny, tmp_path):
 
 def check_results(folder, states):
     """Every trial has a full record and a child in MLflow, and stands in the tables."""
-    from llmlab.tracking import connect
+    from llmlab.runs.tracking import connect
 
     job = json.loads((folder / "job.json").read_text())
     client = connect(f"sqlite:///{folder.parent.parent / 'mlflow.db'}")
@@ -175,7 +177,7 @@ def test_asha_ends_a_bad_trial_early(tiny, tmp_path):
 
 def test_optuna_goes_on_from_what_it_has_seen(tmp_path):
     """Optuna is asked for points within their ranges; after an interruption it begins with the points that it had chosen before."""
-    from llmlab.sweep import make_search, open_folder, trial_key
+    from llmlab.scale.sweep import make_search, open_folder, trial_key
 
     asked = make_sweep({"parameters": {"lora_r": [4, 8], "learning_rate": {"loguniform": ["1e-5", "1e-3"]}, "output_dir": str(tmp_path)}, "search": "optuna", "num_samples": 5,
                         "seeds": 2})
@@ -193,7 +195,7 @@ def test_optuna_goes_on_from_what_it_has_seen(tmp_path):
 @pytest.mark.slow
 def test_a_trial_is_stopped_killed_and_resumed(tiny, tmp_path):
     """Without Ray: a trial that is asked to stop saves its record, one whose process is killed is to be tried again, and both go on in the same run."""
-    from llmlab.sweep import TrialRun, list_points, open_folder
+    from llmlab.scale.sweep import TrialRun, list_points, open_folder
 
     asked = make_sweep({"name": "one", "parameters": {**SMALL, "num_samples": 0, "model": tiny[0], "lora_r": [4], "max_steps": 40, "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
                                                       "report_to": "[]", "output_dir": str(tmp_path)}})

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmlab.config import make_config
-from llmlab.data import load_data
-from llmlab.evaluation import answer_rows, find_task
-from llmlab.models import load_tokenizer, locate_model
-from llmlab.packing import encode_rows
-from llmlab.prompts import find_prompt
-from llmlab.testing import save_tiny_checkpoint
-from llmlab.training import build_model, make_trainer
+from llmlab.config.load import make_config
+from llmlab.data.load import load_data
+from llmlab.evaluation.answers import answer_rows
+from llmlab.evaluation.tasks import find_task
+from llmlab.models.checkpoints import load_tokenizer, locate_model
+from llmlab.tokens.encode import encode_rows
+from llmlab.tokens.prompts import find_prompt
+from llmlab.models.testing import save_tiny_checkpoint
+from llmlab.training.trainer import build_model, make_trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 CHATML = ("{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}{{ eos_token }}\n{% endfor %}"
@@ -56,7 +57,7 @@ def test_one_beginning_and_a_learned_end(tiny, rows, prompt):
 @pytest.mark.parametrize("prompt", ["chat", "lab", "koalpaca"])
 def test_a_model_is_asked_as_it_was_trained(tiny, rows, prompt, monkeypatch):
     """The ids that generation is sent are the beginning of the training example, to the token."""
-    from llmlab import evaluation
+    from llmlab.evaluation import answers as evaluation
 
     tokenizer, sent = load_tokenizer(tiny), []
     held_out = encoded(rows.held_out, tokenizer, prompt, held_out=True)
@@ -126,7 +127,7 @@ def lab(*words, **others):
 
 def test_resume_goes_on_in_the_same_mlflow_run(tiny, tmp_path):
     """A run killed in the middle goes on in its own record and its own MLflow run, and ends as one that was never stopped."""
-    from llmlab.tracking import connect
+    from llmlab.runs.tracking import connect
 
     settings = {"model": tiny, "max_train_samples": 64, "max_eval_samples": 4, "num_samples": 1, "max_new_tokens": 4, "max_steps": 16, "per_device_train_batch_size": 1,
                 "gradient_accumulation_steps": 1, "save_strategy": "steps", "save_steps": 4, "eval_strategy": "no", "learning_rate": 0.01}

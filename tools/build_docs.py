@@ -142,7 +142,7 @@ def name_pages(processed: Path) -> dict[str, str]:
 
 def mend_links(processed: Path, names: dict[str, str], settings) -> None:
     "Make links to the published site relative, follow the pages' new names, and send links out of the notebooks' folder to the repository."
-    from llmlab.cli import main
+    from llmlab.commands.cli import main
 
     site = f"{settings['doc_host']}{settings['doc_baseurl']}".rstrip("/") + "/"
     for path in processed.rglob("*.ipynb"):

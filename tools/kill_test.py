@@ -133,8 +133,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    from llmlab.testing import save_tiny_checkpoint
-    from llmlab.tracking import connect
+    from llmlab.models.testing import save_tiny_checkpoint
+    from llmlab.runs.tracking import connect
 
     choice, kills, ended, wrong = random.Random(arguments.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as place:

@@ -40,8 +40,8 @@ TIMED = ("gemma-mrc",)  # settings of which the time is compared as well
 
 def write_rows(path: Path, seed: int, count: int = 24):
     """Write rows that are longer than any max_length here, from the lab's own texts."""
-    from llmlab.config import call_with, make_config
-    from llmlab.data import load_data
+    from llmlab.config.load import call_with, make_config
+    from llmlab.data.load import load_data
 
     rows = list(call_with(load_data, make_config({})).train)
     order = random.Random(seed)
@@ -59,12 +59,13 @@ def complete(name: str, folder: str) -> dict:
 
 def train(settings: dict) -> dict:
     """Train as the train notebook does; return the peak and the seconds of training and evaluation."""
-    from llmlab.config import call_with, make_config
-    from llmlab.data import load_data
-    from llmlab.models import load_tokenizer, locate_model
-    from llmlab.packing import encode_rows
-    from llmlab.prompts import choose_prompt, find_prompt
-    from llmlab.training import build_model, make_trainer, peak_memory, run_training
+    from llmlab.config.load import call_with, make_config
+    from llmlab.data.load import load_data
+    from llmlab.models.checkpoints import load_tokenizer, locate_model
+    from llmlab.tokens.encode import encode_rows
+    from llmlab.tokens.prompts import choose_prompt, find_prompt
+    from llmlab.training.trainer import build_model, make_trainer, run_training
+    from llmlab.common.device import peak_memory
 
     config = make_config(settings)
     checkpoint = call_with(locate_model, config)
@@ -80,8 +81,8 @@ def train(settings: dict) -> dict:
 
 def plan(settings: dict, probe: bool) -> dict:
     """Plan the same."""
-    from llmlab.config import make_config
-    from llmlab.plan import make_plan
+    from llmlab.config.load import make_config
+    from llmlab.experiment.plan import make_plan
 
     planned = make_plan(make_config(settings), probe=probe, knobs=False)
     return {"peak": planned.peak, "seconds": planned.seconds, "phase": planned.phase, "parts": planned.parts}

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from llmlab.config import call_with, make_config, write_atomic
-from llmlab.data import load_data
-from llmlab.models import load_tokenizer, locate_model
-from llmlab.packing import encode_rows
-from llmlab.prompts import PROMPTS
-from llmlab.records import describe_environment
-from llmlab.training import build_model, make_trainer
+from llmlab.config.load import call_with, make_config
+from llmlab.common.files import write_atomic
+from llmlab.data.load import load_data
+from llmlab.models.checkpoints import load_tokenizer, locate_model
+from llmlab.tokens.encode import encode_rows
+from llmlab.tokens.prompts import PROMPTS
+from llmlab.runs.environment import describe_environment
+from llmlab.training.trainer import build_model, make_trainer
 
 
 class Watch(TrainerCallback):

@@ -26,7 +26,7 @@ EXPERIMENTS = [
 
 def lab(*words) -> subprocess.CompletedProcess:
     "Run a command of the lab beside this Python."
-    return subprocess.run([sys.executable, "-c", "from llmlab.cli import main; main()", *map(str, words)], text=True, capture_output=True, stdin=subprocess.DEVNULL)
+    return subprocess.run([sys.executable, "-c", "from llmlab.commands.cli import main; main()", *map(str, words)], text=True, capture_output=True, stdin=subprocess.DEVNULL)
 
 
 def records(output: Path) -> set[Path]:
@@ -57,7 +57,7 @@ def verify(folder: Path) -> dict:
 
 def main():
     "Train, rerun, and print the table."
-    from llmlab.cli import text_table
+    from llmlab.common.display import text_table
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", type=Path, help="a YAML list of parameters")

@@ -15,9 +15,9 @@ ROWS, REPEATS = 20_000, 3
 def measure_preparation(model: str, source: str, processes: int) -> dict:
     """Turn rows (the bundled ones, over and over, each with a mark of its own) into tokens on disk, nothing from the cache."""
     from datasets import Dataset
-    from llmlab.models import load_tokenizer, locate_model
-    from llmlab.packing import encode_rows
-    from llmlab.prompts import find_prompt
+    from llmlab.models.checkpoints import load_tokenizer, locate_model
+    from llmlab.tokens.encode import encode_rows
+    from llmlab.tokens.prompts import find_prompt
     from prepare import read_rows
 
     own = read_rows(source)
@@ -54,7 +54,7 @@ def timed(command: list, folder: str) -> float:
 
 def measure_notebook() -> dict:
     """Train a tiny model once as a script and once as the notebook, the same cells both times, in turn."""
-    from llmlab.testing import save_tiny_checkpoint
+    from llmlab.models.testing import save_tiny_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         save_tiny_checkpoint(f"{folder}/tiny")

@@ -11,7 +11,8 @@ LONGEST = 2048  # tokens of an example
 
 def read_rows(source: str) -> list:
     """Read a set's rows in the lab's shape."""
-    from llmlab.data import PartReport, check_dataset_name, check_rows, open_part
+    from llmlab.data.report import PartReport, check_rows
+    from llmlab.data.sources import check_dataset_name, open_part
 
     part = check_dataset_name(source)[0]
     _, _, splits = open_part(part, [])
@@ -36,11 +37,11 @@ def choose_rows(rows: list, workload: str, count: int) -> list:
 
 
 def main(folder: str, workload: str, model: str, source: str, count: int, seed: int):
-    from llmlab.config import make_config
-    from llmlab.models import load_tokenizer, locate_model
-    from llmlab.packing import Encoder, fit_rows
-    from llmlab.prompts import find_prompt
-    from llmlab.training import build_model
+    from llmlab.config.load import make_config
+    from llmlab.models.checkpoints import load_tokenizer, locate_model
+    from llmlab.tokens.truncation import Encoder, fit_rows
+    from llmlab.tokens.prompts import find_prompt
+    from llmlab.training.trainer import build_model
 
     checkpoint = locate_model(model)
     config = make_config(dict(model=model, seed=seed, target_modules=["q_proj", "v_proj"], lora_r=8, lora_alpha=16))

@@ -74,10 +74,10 @@ def write_rows(path: Path, count: int):
 def prepare_rows(path: str, folder: str, model: str, streaming: bool):
     """In a process of its own: read, check, split and tokenize rows as a run does; print seconds and memory. Streaming: one pass over all training rows."""
     from clock import cpu_seconds, peak_bytes, resident_bytes
-    from llmlab.data import load_data
-    from llmlab.models import load_tokenizer, locate_model
-    from llmlab.packing import encode_rows, encode_stream
-    from llmlab.prompts import find_prompt
+    from llmlab.data.load import load_data
+    from llmlab.models.checkpoints import load_tokenizer, locate_model
+    from llmlab.tokens.encode import encode_rows, encode_stream
+    from llmlab.tokens.prompts import find_prompt
 
     tokenizer, prompt = load_tokenizer(locate_model(model).path), find_prompt("lab")
     encode_rows([{"question": "가", "answer": "나", "input": "", "context": "", "system": "", "history": []}], prompt, tokenizer, 512, cache_dir=folder)  # imports and such

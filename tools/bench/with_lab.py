@@ -12,10 +12,12 @@ def ranges(labels: list) -> tuple:
 
 
 def main():
-    from llmlab.config import make_config
-    from llmlab.models import load_tokenizer
-    from llmlab.packing import Example
-    from llmlab.training import batch_mode, fix_randomness, loss_of_answers, make_trainer
+    from llmlab.config.load import make_config
+    from llmlab.models.checkpoints import load_tokenizer
+    from llmlab.tokens.tokenize import Example
+    from llmlab.batching.batcher import batch_mode
+    from llmlab.training.trainer import fix_randomness, make_trainer
+    from llmlab.batching.loss import loss_of_answers
 
     task = read_task()
     batching, _, size = task["variant"].partition("-")

@@ -1,0 +1,7 @@
+"""Tasks, answers and their scores."""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
+    "scores": ["korquad_score", "korquad_scores"],
+    "tasks": ["SCORES", "TASKS", "Task"],
+})
