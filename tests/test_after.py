@@ -16,7 +16,7 @@ from llmlab.publish.chat import log_mlflow_model, open_chat
 from llmlab.publish.merge import merge_run
 from llmlab.runs.card import write_card
 from llmlab.common.errors import LabError
-from llmlab.config.load import call_with, make_config
+from llmlab.config.load import make_config
 from llmlab.data.load import load_data
 from llmlab.evaluation.answers import answer_rows, make_samples
 from llmlab.evaluation.generation import generate_answers
@@ -49,22 +49,22 @@ def train(folder, family="llama", tied=None, track=False, **settings):
     chosen = {"model": str(model), "prompt": "koalpaca", "dataset": "lab-ko-instruct", "max_train_samples": 8, "max_eval_samples": 2, "max_steps": 2, "learning_rate": 0.05,
               "max_new_tokens": 12, "report_to": [], "output_dir": str(folder.parent), **settings}
     config = make_config(chosen)
-    checkpoint, record = call_with(locate_model, config), begin_record(folder, config)
-    data = call_with(load_data, config)
+    checkpoint, record = locate_model(config), begin_record(folder, config)
+    data = load_data(config)
     config = resolve_config(config, data, checkpoint)
     record.set_config(config, describe_entries(config, checkpoint, data))
-    tokenizer = call_with(load_tokenizer, config, path=checkpoint.path)
-    parts = [call_with(encode_rows, config, rows=rows, prompt=find_prompt(config.prompt), tokenizer=tokenizer, held_out=held_out)
+    tokenizer = load_tokenizer(checkpoint.path, config)
+    parts = [encode_rows(rows, find_prompt(config.prompt), tokenizer, config, held_out=held_out)
              for rows, held_out in ((data.train, False), (data.held_out, True))]
     if track:
         record.mlflow = MlflowRun(tracking_uri(None, config.output_dir), "after", folder.name, {}, folder.parent / "artifacts")
         record.note(mlflow_run_id=record.mlflow.run_id)
     trained = build_model(config, checkpoint)
     record.note(data=data.report.to_dict(), model=describe_model(trained, checkpoint))
-    before = call_with(answer_rows, config, model=trained, tokenizer=tokenizer, encoded=parts[1])
+    before = answer_rows(trained, tokenizer, parts[1], config)
     trainer = make_trainer(config, trained, tokenizer, parts[0].examples, parts[1].examples, folder)
     metrics = run_training(trainer)
-    after = call_with(answer_rows, config, model=trained, tokenizer=tokenizer, encoded=parts[1])
+    after = answer_rows(trained, tokenizer, parts[1], config)
     samples, scores = make_samples(parts[1].rows, before, after, config.task)
     finish_record(record, trained, {**metrics, **scores}, samples, trainer.loss_trace)
     return folder

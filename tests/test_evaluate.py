@@ -12,7 +12,7 @@ import torch
 
 from llmlab.config.schema import ExperimentConfig
 from llmlab.common.errors import LabError
-from llmlab.config.load import call_with, make_config
+from llmlab.config.load import make_config
 from llmlab.data.load import load_data
 from llmlab.evaluation.answers import answer_rows, evaluate_answers, make_samples
 from llmlab.runs.evaluate import collect_answers, compare_rows, open_evaluation, plan_evaluation
@@ -47,19 +47,19 @@ def train(output, tiny, **settings):
     settings = dict(model=tiny, dataset="lab-ko-mrc", max_train_samples=8, max_eval_samples=6, max_steps=2, max_length=400, max_new_tokens=6,
                     learning_rate=1e-2, report_to=[], output_dir=str(output), prompt="koalpaca") | settings
     config = make_config(settings)
-    record, checkpoint, data = start_record(config), call_with(locate_model, config), call_with(load_data, config)
+    record, checkpoint, data = start_record(config), locate_model(config), load_data(config)
     record.note(data=data.report.to_dict())
     config = resolve_config(config, data, checkpoint)
     record.set_config(config)
-    tokenizer = call_with(load_tokenizer, config, path=checkpoint.path)
+    tokenizer = load_tokenizer(checkpoint.path, config)
     shared = dict(prompt=find_prompt(config.prompt), tokenizer=tokenizer)
-    rows = call_with(encode_rows, config, rows=data.train, **shared)
-    held_out = call_with(encode_rows, config, rows=data.held_out, held_out=True, **shared)
+    rows = encode_rows(data.train, settings=config, **shared)
+    held_out = encode_rows(data.held_out, settings=config, held_out=True, **shared)
     model = build_model(config, checkpoint)
-    score = partial(call_with, evaluate_answers, config, model=model, tokenizer=tokenizer, encoded=held_out)
+    score = partial(evaluate_answers, model, tokenizer, held_out, config)
     trainer = make_trainer(config, model, tokenizer, rows.examples, held_out.examples, record.folder, (), score)
     metrics = run_training(trainer)
-    samples, scores = make_samples(held_out.rows, None, call_with(answer_rows, config, model=model, tokenizer=tokenizer, encoded=held_out))
+    samples, scores = make_samples(held_out.rows, None, answer_rows(model, tokenizer, held_out, config))
     finish_record(record, model, {**metrics, **scores}, samples, trainer.loss_trace)
     return record, trainer
 
@@ -131,7 +131,7 @@ def test_other_rows_are_said_to_be_others(run, output):
     parameters = dict(run="latest", output_dir=str(output), settings="{split_seed: 7}")
     assert plan_evaluation(parameters)[1].parent == run.folder / "evaluations"
     evaluation = open_evaluation(parameters)
-    assert compare_rows(evaluation, call_with(load_data, evaluation.config).report).startswith("NOT the run's rows")
+    assert compare_rows(evaluation, load_data(evaluation.config).report).startswith("NOT the run's rows")
 
 
 @pytest.mark.parametrize("parameters, message", [
@@ -183,7 +183,7 @@ def test_lm_eval_scores_a_local_task(tmp_path):
     rows = [dict(paragraph="서울은 대한민국의 수도이다. " * (number + 1), question="서울이 수도인가?", label=number % 2) for number in range(6)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     (tmp_path / "task.yaml").write_text(TASK.format(data=tmp_path / "rows.jsonl"), encoding="utf-8")
-    tokenizer, model = tiny_tokenizer(), add_lora(tiny_model("llama"), ["q_proj"], 4, 8, 0.0, "none", False, "CAUSAL_LM", {}).train()
+    tokenizer, model = tiny_tokenizer(), add_lora(tiny_model("llama"), ["q_proj"], lora_r=4, lora_alpha=8).train()
     metrics = run_lm_eval(model, tokenizer, [str(tmp_path / "task.yaml")], lm_eval_limit=4, per_device_eval_batch_size=3)
     assert model.training
     right = 0

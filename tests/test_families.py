@@ -45,14 +45,14 @@ def distance(first, second):
 def test_family(family, precision, table, tmp_path):
     cells = table[family, precision]
     checkpoint = locate_model(str(save_tiny_checkpoint(tmp_path / "model", family)))
-    quantization = make_quantization(precision == "4-bit", precision == "8-bit", "nf4", torch.float32, False, {})
+    quantization = make_quantization(torch.float32, load_in_4bit=precision == "4-bit", load_in_8bit=precision == "8-bit")
     with quiet_transformers():
         base = load_base_model(checkpoint.path, torch.float32, quantization)
         assert bool(getattr(base, "is_quantized", False)) is (precision != "float32")
         targets = choose_targets(None, checkpoint)
         check_targets(base, targets)
         torch.manual_seed(0)
-        model = add_lora(base, targets, 4, 8, 0.0, "none", False, "CAUSAL_LM", {})
+        model = add_lora(base, targets, lora_r=4, lora_alpha=8)
         cells["load"] = f"{type(base).__name__.removesuffix('ForCausalLM')}, {'+'.join(targets)}"
 
         losses, optimizer = [], torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.02)
@@ -102,13 +102,13 @@ def test_new_tokens_and_dora_on_a_4_bit_base(family, shared, tmp_path):
     """New tokens are learned beside 4-bit DoRA, come back with the adapter, and merge; a head that is the embedding stays it."""
     size, new = len(tiny_tokenizer()), ["대한민국", "<요약>"]
     tiny_model(family, vocab_size=size, tie_word_embeddings=shared).save_pretrained(tmp_path)
-    quantization = make_quantization(True, False, "nf4", torch.float32, True, {})
+    quantization = make_quantization(torch.float32, load_in_4bit=True, bnb_4bit_use_double_quant=True)
     tokenizer = tiny_tokenizer()
     with quiet_transformers():
         base = load_base_model(tmp_path, torch.float32, quantization)
         torch.manual_seed(0)
         ids = add_tokens(base, tokenizer, new)
-        model = add_lora(base, "all-linear", 4, 8, 0.0, "none", False, "CAUSAL_LM", {}, True, use_dora=True, new_token_ids=ids)
+        model = add_lora(base, "all-linear", lora_r=4, lora_alpha=8, checkpoint_activations=True, use_dora=True, new_token_ids=ids)
         tokens = tokenizer("서울은 대한민국의 수도입니다. <요약> 대한민국", return_tensors="pt").input_ids
         assert {*ids} <= {*tokens[0].tolist()}
         optimizer, losses = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.02), []

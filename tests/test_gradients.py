@@ -51,7 +51,7 @@ def lora(model, dtype=torch.float32):
     """Put LoRA on every linear layer of a tiny model."""
     with quiet_transformers():
         model = model if getattr(model, "is_quantized", False) else model.to(dtype)
-        tuned = add_lora(model, "all-linear", 4, 8, 0.0, "none", False, "CAUSAL_LM", {})
+        tuned = add_lora(model, "all-linear", lora_r=4, lora_alpha=8)
         return tuned if getattr(model, "is_quantized", False) else tuned.to(dtype)
 
 
@@ -81,13 +81,13 @@ def test_all_weights(family):
 
 def test_saved_modules_new_tokens_and_4_bit(tmp_path):
     save_tiny_checkpoint(tmp_path)
-    tokenizer, quantization = tiny_tokenizer(), make_quantization(True, False, "nf4", torch.float32, False, {})
+    tokenizer, quantization = tiny_tokenizer(), make_quantization(torch.float32, load_in_4bit=True)
     with quiet_transformers():
         quantized = lora(load_base_model(tmp_path, torch.float32, quantization))
-        head = add_lora(tiny_model("llama").double(), ["q_proj"], 4, 8, 0.0, "none", False, "CAUSAL_LM", {}, modules_to_save=["lm_head"]).double()
+        head = add_lora(tiny_model("llama").double(), ["q_proj"], lora_r=4, lora_alpha=8, modules_to_save=["lm_head"]).double()
         grown = tiny_model("gemma3_text", vocab_size=len(tokenizer), tie_word_embeddings=True)
         ids = add_tokens(grown, tokenizer, ["<메모>"])
-        grown = add_lora(grown.double(), ["q_proj"], 4, 8, 0.0, "none", False, "CAUSAL_LM", {}, new_token_ids=ids).double()
+        grown = add_lora(grown.double(), ["q_proj"], lora_r=4, lora_alpha=8, new_token_ids=ids).double()
     for model in (quantized, head, grown):
         for shape, examples in SHAPES.items():
             checked = compare_gradients(model, Batcher("tree", 256, 2), examples)

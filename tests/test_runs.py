@@ -393,8 +393,8 @@ def test_evaluation_leaves_four_bit_gradients_as_they_are(tmp_path):
     from llmlab.models.checkpoints import load_base_model, make_quantization
 
     tiny_model("llama", hidden_size=128, head_dim=32).save_pretrained(tmp_path)
-    base = load_base_model(tmp_path, torch.float32, make_quantization(True, False, "nf4", torch.float32, False, {}))
-    model = add_lora(base, ["q_proj", "v_proj"], 4, 8, 0.0, "none", False, "CAUSAL_LM", {"init_lora_weights": False})
+    base = load_base_model(tmp_path, torch.float32, make_quantization(torch.float32, load_in_4bit=True))
+    model = add_lora(base, ["q_proj", "v_proj"], lora_r=4, lora_alpha=8, lora_args={"init_lora_weights": False})
     tokens = torch.arange(3, 35, device=model.device)[None]
 
     def gradients():

@@ -40,10 +40,10 @@ TIMED = ("gemma-mrc",)  # settings of which the time is compared as well
 
 def write_rows(path: Path, seed: int, count: int = 24):
     """Write rows that are longer than any max_length here, from the lab's own texts."""
-    from llmlab.config.load import call_with, make_config
+    from llmlab.config.load import make_config
     from llmlab.data.load import load_data
 
-    rows = list(call_with(load_data, make_config({})).train)
+    rows = list(load_data(make_config({})).train)
     order = random.Random(seed)
     texts = ["\n".join(row["question"] + " " + row["answer"] for row in order.sample(rows, 80)) for _ in range(count)]
     path.write_text("\n".join(json.dumps({"question": f"{seed}-{number}", "answer": text}, ensure_ascii=False) for number, text in enumerate(texts)))
@@ -59,7 +59,7 @@ def complete(name: str, folder: str) -> dict:
 
 def train(settings: dict) -> dict:
     """Train as the train notebook does; return the peak and the seconds of training and evaluation."""
-    from llmlab.config.load import call_with, make_config
+    from llmlab.config.load import make_config
     from llmlab.data.load import load_data
     from llmlab.models.checkpoints import load_tokenizer, locate_model
     from llmlab.tokens.encode import encode_rows
@@ -68,10 +68,10 @@ def train(settings: dict) -> dict:
     from llmlab.common.device import peak_memory
 
     config = make_config(settings)
-    checkpoint = call_with(locate_model, config)
-    tokenizer, data = call_with(load_tokenizer, config, path=checkpoint.path), call_with(load_data, config)
+    checkpoint = locate_model(config)
+    tokenizer, data = load_tokenizer(checkpoint.path, config), load_data(config)
     shared = dict(prompt=find_prompt(choose_prompt(config.prompt, checkpoint.preset)), tokenizer=tokenizer)
-    rows = call_with(encode_rows, config, rows=data.train, **shared), call_with(encode_rows, config, rows=data.held_out, held_out=True, **shared)
+    rows = encode_rows(data.train, settings=config, **shared), encode_rows(data.held_out, settings=config, held_out=True, **shared)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(config, build_model(config, checkpoint), tokenizer, rows[0].examples, rows[1].examples, folder)
         started = time.perf_counter()

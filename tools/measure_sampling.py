@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from llmlab.config.load import call_with, make_config
+from llmlab.config.load import make_config
 from llmlab.common.files import write_atomic
 from llmlab.data.load import load_data
 from llmlab.models.checkpoints import load_tokenizer, locate_model
@@ -39,10 +39,10 @@ class Watch(TrainerCallback):
 
 def measure(config, seconds=time.process_time):
     """Train once; return what was seen and what it cost."""
-    checkpoint, data = call_with(locate_model, config), call_with(load_data, config)
-    tokenizer = call_with(load_tokenizer, config, path=checkpoint.path)
+    checkpoint, data = locate_model(config), load_data(config)
+    tokenizer = load_tokenizer(checkpoint.path, config)
     shared, watch = dict(prompt=PROMPTS["lab"], tokenizer=tokenizer), Watch()
-    train, held_out = (call_with(encode_rows, config, rows=rows, held_out=rows is data.held_out, **shared) for rows in (data.train, data.held_out))
+    train, held_out = (encode_rows(rows, settings=config, held_out=rows is data.held_out, **shared) for rows in (data.train, data.held_out))
     trainer = make_trainer(config, build_model(config, checkpoint), tokenizer, train.examples, held_out.examples, "unused", [watch])
     trainer.evaluate(metric_key_prefix="before")
     started = seconds()

@@ -21,7 +21,6 @@ from ..common.display import text_table
 from ..common.errors import LabError
 from ..common.files import find_path, project_root
 from ..config.arguments import read_settings, takes_parameters
-from ..config.load import call_with
 from ..config.schema import ExperimentConfig, field_comments
 from ..runs.folders import find_run, fresh_folder
 
@@ -102,7 +101,8 @@ def rerun(settings, run, verify, output_dir):
         if name != "torch_threads":  # those are set as in the record
             click.echo(f"{name}: {one} in the record, {other} here: the result may differ.", err=True)
     os.environ["LLMLAB_RERUN_OF"] = original.name
-    folder = call_with(fresh_folder, checked_config(settings))
+    config = checked_config(settings)
+    folder = fresh_folder(config.output_dir, config.model, config.dataset)
     status = run_notebook("train.ipynb", settings, folder)
     if verify and status == 0:
         report = verify_rerun(original, folder)
@@ -169,7 +169,7 @@ def run_notebook(
 
     kind, config, planned = check_parameters(read_notebook(name), settings)
     settings = {name: value if kind == "compare" else getattr(config, name, value) for name, value in settings.items()}  # the notebook shows 8, not '8'
-    root, folder = project_root(), folder or planned or (find_run(config.resume, config.output_dir) if config.resume else call_with(fresh_folder, config))
+    root, folder = project_root(), folder or planned or (find_run(config.resume, config.output_dir) if config.resume else fresh_folder(config.output_dir, config.model, config.dataset))
     output = folder / name
     click.echo(f"{output.relative_to(root) if output.is_relative_to(root) else output}", err=True)
     try:
@@ -275,10 +275,10 @@ def check_gradients(settings, float64):
     from llmlab.training.gradients import check_gradients as check
 
     config = checked_config(settings)
-    checkpoint = call_with(locate_model, config)
-    tokenizer = call_with(load_tokenizer, config, path=checkpoint.path)
+    checkpoint = locate_model(config)
+    tokenizer = load_tokenizer(checkpoint.path, config)
     prompt = find_prompt(choose_prompt(config.prompt, checkpoint.preset))
-    train = call_with(encode_rows, config, rows=call_with(load_data, config).train, prompt=prompt, tokenizer=tokenizer)
+    train = encode_rows(load_data(config).train, prompt, tokenizer, config)
     checked = check(config, checkpoint, tokenizer, train.examples, float64)
     click.echo("\n".join(checked.lines()))
     sys.exit(0 if checked.passed else 1)

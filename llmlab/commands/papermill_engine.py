@@ -20,7 +20,6 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from ..common.errors import LabError
 from ..common.files import output_folder, project_root, write_atomic
-from ..config.load import call_with
 from ..common.settings import coerce
 from ..config.schema import ExperimentConfig
 from ..runs.compare import plan_comparison
@@ -143,7 +142,7 @@ class LabEngine(NBClientEngine):
             return find_run(config.resume, config.output_dir)
         parent = Path(output_path).resolve().parent if output_path and output_path != "-" else None
         own = parent and not (parent / "record.json").exists() and parent.parent == (planned.parent if planned else output_folder(config.output_dir))
-        return parent if own else planned or call_with(fresh_folder, config)
+        return parent if own else planned or fresh_folder(config.output_dir, config.model, config.dataset)
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, lab_folder=None, **others):

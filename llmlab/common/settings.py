@@ -11,6 +11,7 @@ __all__ = ['Strategy', 'Fraction', 'Dropout', 'Seed', 'coerce', 'Settings', 'Cac
 # %% ../../nbs/13_common/05_settings.ipynb #settings-imports
 import functools
 import inspect
+import os
 import re
 import types
 import typing
@@ -34,6 +35,8 @@ def coerce(
         return None
     if value is False or value is None:
         value = next((word for word in ("no", "none") if word in choices), value)
+    if isinstance(value, os.PathLike):
+        value = str(value)
     if isinstance(value, bool) and bool not in kinds and str not in kinds:
         raise LabError(f"{name}={value} is a yes-or-no value, but {name} wants {_in_words(annotation)}.")
     if isinstance(value, str) and kinds & {list, dict}:
@@ -136,8 +139,6 @@ class TokenSettings(CacheSettings):
     doc_stride: PositiveInt | None = 128  # tokens that two windows of one long context share; None: long contexts are
     # cut
     learn_turns: Literal["all", "last"] = "all"  # of a conversation: learn every answer, or only the last
-    padding: Literal["longest", "max_length"] = "longest"  # pad a batch to its longest example or to max_length
-    padding_side: Literal["right", "left"] = "right"  # in training; generation always pads on the left
     preprocessing_num_workers: PositiveInt | None = None  # processes that turn rows into tokens; otherwise as many as
     # pay
     overwrite_cache: bool = False  # turn rows into tokens again, even where they are in the cache
@@ -146,6 +147,8 @@ class TokenSettings(CacheSettings):
 class TokenizerSettings(Settings):
     "The tokenizer"
     use_fast: bool = True  # loss masks need offsets, which only fast tokenizers have
+    padding: Literal["longest", "max_length"] = "longest"  # pad a batch to its longest example or to max_length
+    padding_side: Literal["right", "left"] = "right"  # in training; generation always pads on the left
     new_tokens: list[str] = []  # added to the vocabulary; their embeddings are trained
     tokenizer_args: dict[str, Any] = {}  # anything else of the tokenizer's own
 

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import chain
 
 from ..common.errors import LabError, label
+from ..common.settings import DataSettings, takes_settings
 from .report import DataReport, PLACES
 from .rows import Ledger, _fingerprint, store_rows
 from .split import hold_out, mix_sizes, pick, scale
@@ -27,40 +28,27 @@ class Data:
     task: str | dict  # the one task of all rows, or "auto" where rows have several: see row["task"]
 
 # %% ../../nbs/01_data/06_load.ipynb #fde0a7ab
-def load_data(
-    dataset: str | dict,  # preset, file, hub id, 'a+b', {a: 0.7, b: 0.3}, {a: 500, b: 50%}, or {source: ..., task: ...}
-    dataset_config: str | None = None,
-    eval_dataset: str | dict | None = None,
-    validation_fraction: float = 0.1,
-    column_mapping: dict[str, str] | None = None,  # in a mix, for those sets that have the columns it names
-    max_train_samples: int | float | None = None,  # rows, or a share below 1
-    max_eval_samples: int | float | None = None,
-    sampling: str = "first",  # which rows those are; or random
-    split_seed: int = 42,
-    task: str | dict = "auto",  # each set's own; otherwise of all rows
-    streaming: bool = False,  # training rows are read as they are needed
-    shuffle: bool = True,  # in a buffer, when streaming; otherwise the trainer does it
-    seed: int = 42,
-    data_seed: int | None = None,  # of that buffer; otherwise `seed`
-    cache_dir: str | None = None,
-) -> Data:
+@takes_settings("dataset")
+def load_data(settings: DataSettings) -> Data:
     "Read, check, mix and split a dataset; every row that is read is kept or counted out."
-    sources = open_sources(dataset, eval_dataset, dataset_config, streaming, cache_dir, task, column_mapping)
-    report = DataReport(label(dataset), [source.account for source in sources], streaming=streaming)
-    fraction = None if eval_dataset else validation_fraction
-    if streaming:
-        _check_streaming(sources, max_train_samples, max_eval_samples, sampling)
-        rule, held_out = _begin_stream(sources, report, fraction, max_eval_samples or STREAM_HELD_OUT, split_seed)
-        train, held_out = _stream(sources, report, rule, max_train_samples, shuffle, seed if data_seed is None else data_seed), store_rows(held_out, cache_dir)
+    sources = open_sources(settings)
+    report = DataReport(label(settings.dataset), [source.account for source in sources], streaming=settings.streaming)
+    if settings.streaming:
+        train, held_out = open_stream(sources, report, settings)
     else:
-        train, held_out = _split(sources, report, fraction, max_train_samples, max_eval_samples, sampling, split_seed, cache_dir)
-    _check_mapping(report, column_mapping or {})
+        train, held_out = _split(sources, report, settings)
+    _check_mapping(report, settings.column_mapping)
     if not report.train or not report.held_out:
         counted = {reason: entry["rows"] for reason, entry in report.dropped.items()}
-        raise LabError(f"dataset={label(dataset)}: no row is left {'to hold out' if report.train else 'for training'}. "
+        raise LabError(f"dataset={label(settings.dataset)}: no row is left {'to hold out' if report.train else 'for training'}. "
                        f"{report.read} were read; dropped: {counted}.")
+    return Data(train, held_out, report, _common_task(report) if settings.task == "auto" else settings.task)
+
+
+def _common_task(report):
+    "Return the one task of all sets, or auto where they have several."
     tasks = {part.task for part in report.parts}
-    return Data(train, held_out, report, task if task != "auto" else tasks.pop() if len(tasks) == 1 else "auto")
+    return tasks.pop() if len(tasks) == 1 else "auto"
 
 # %% ../../nbs/01_data/06_load.ipynb #048f1a44
 def _check_mapping(report, column_mapping):
@@ -106,12 +94,13 @@ def _fill_shelf(sources, cache_dir):
     return shelf
 
 # %% ../../nbs/01_data/06_load.ipynb #b95109eb
-def _split(sources, report, fraction, max_train_samples, max_eval_samples, sampling, seed, cache_dir):
+def _split(sources, report, settings):
     "Write all rows to disk, and choose among them by what is remembered."
     import numpy
 
-    shelf = _fill_shelf(sources, cache_dir)
-    side = hold_out(shelf.group, numpy.array([source.number for source in sources])[shelf.place], shelf.given, fraction, seed)
+    shelf = _fill_shelf(sources, settings.cache_dir)
+    fraction = None if settings.eval_dataset else settings.validation_fraction
+    side = hold_out(shelf.group, numpy.array([source.number for source in sources])[shelf.place], shelf.given, fraction, settings.split_seed)
     train, held_out, leaks = (shelf.rows(side == which) for which in (0, 1, 2))
     _note_leaks(report, shelf, numpy.concatenate(leaks))
     shelf.cut(leaks, [0] * len(leaks), "held out as well (the same paragraph or question)")
@@ -119,11 +108,11 @@ def _split(sources, report, fraction, max_train_samples, max_eval_samples, sampl
     wanted = dict(zip(learning, mix_sizes([len(train[number]) for number in learning], [sources[number].part for number in learning])))
     report.notes += [f"the mix asks for {source.part.size:,} training rows of {source.part.name}, which has {len(own):,}" for source, own in zip(sources, train)
                      if not source.given and isinstance(source.part.size, int) and source.part.size > len(own)]
-    cut = partial(shelf.cut, sampling=sampling, seed=seed)
+    cut = partial(shelf.cut, sampling=settings.sampling, seed=settings.split_seed)
     train = cut(train, [wanted.get(number, 0) for number in range(len(sources))],
                 "beyond its part in the mix ({0.amount}), which a larger one, or 'a+b' for all rows of all sets, would keep")
-    train = cut(train, scale(list(map(len, train)), max_train_samples), f"beyond max_train_samples={max_train_samples}")
-    held_out = cut(held_out, scale(list(map(len, held_out)), max_eval_samples), f"beyond max_eval_samples={max_eval_samples}")
+    train = cut(train, scale(list(map(len, train)), settings.max_train_samples), f"beyond max_train_samples={settings.max_train_samples}")
+    held_out = cut(held_out, scale(list(map(len, held_out)), settings.max_eval_samples), f"beyond max_eval_samples={settings.max_eval_samples}")
     for source, ours, theirs in zip(sources, train, held_out):
         source.account.train, source.account.held_out = len(ours), len(theirs)
     train, held_out = numpy.concatenate(train), numpy.concatenate(held_out)

@@ -14,48 +14,52 @@ from importlib.resources import files
 
 from ..common.errors import LabError, lookup
 from ..common.files import find_path
+from ..common.settings import AnswerSettings, takes_settings
 from .generation import generate_answers, generate_scored
 from .tasks import find_task, task_name, task_of
 from ..tokens.prompts import find_prompt, render
 from ..tokens.tokenize import tokenize
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #4c80cb0b
+@takes_settings("num_samples")
 def rows_to_answer(
     rows,  # held-out rows
-    num_samples: int,  # how many of a task that does not answer all
-    task: str | dict = "auto",
+    settings: AnswerSettings,  # its `num_samples`: how many of a task that does not answer all
 ) -> list[int]:  # their numbers, in order
     "Say which held-out questions are answered: all of a task that wants all, the first `num_samples` of another."
     counts, chosen = Counter(), []
-    for number, own in enumerate(rows["task"] if task == "auto" else [task] * len(rows)):
+    for number, own in enumerate(_tasks_of(rows, settings.task)):
         name = task_name(own)
-        if counts[name] < num_samples or find_task(own).answer_all:
+        if counts[name] < settings.num_samples or find_task(own).answer_all:
             chosen.append(number)
         counts[name] += 1
     return chosen
 
+
+def _tasks_of(rows, task):
+    "List the task of each row: its own, or the one of all."
+    return rows["task"] if task == "auto" else [task] * len(rows)
+
 # %% ../../nbs/05_evaluation/04_answers.ipynb #46134040
+@takes_settings("max_new_tokens")
 def answer_rows(
     model,
     tokenizer,
     encoded,  # llmlab.tokens.encode.Encoded
-    max_new_tokens: int | None = None,  # otherwise each row's task's
-    per_device_eval_batch_size: int = 8,
-    generation_args: dict | None = None,
-    task: str | dict = "auto",
+    settings: AnswerSettings,
     numbers: list[int] | None = None,  # answer these rows only, from `rows_to_answer`
 ) -> list[str]:  # one answer a row
     "Answer the questions of rows from exactly the prompts they were trained or evaluated with."
     chosen = set(range(len(encoded.rows)) if numbers is None else numbers)
-    tasks = encoded.rows["task"] if task == "auto" else [task] * len(encoded.rows)
+    tasks = _tasks_of(encoded.rows, settings.task)
     asked, best = {}, {}  # length of an answer -> its windows; row -> its best answer
     for window, row in enumerate(encoded.row_of):
         if row in chosen:
-            asked.setdefault(max_new_tokens or find_task(tasks[row]).max_new_tokens, []).append(window)
+            asked.setdefault(settings.max_new_tokens or find_task(tasks[row]).max_new_tokens, []).append(window)
     for limit, windows in asked.items():
         examples = [encoded.examples[window] for window in windows]
         prompts = [list(example.input_ids[:example.prompt_length]) for example in examples]
-        answers = generate_scored(model, tokenizer, prompts, limit, per_device_eval_batch_size, generation_args)
+        answers = generate_scored(model, tokenizer, prompts, limit, settings.per_device_eval_batch_size, settings.generation_args)
         for window, answer in zip(windows, answers):
             row = encoded.row_of[window]
             if row not in best or answer.log_probability > best[row].log_probability:
@@ -79,20 +83,17 @@ def score_answers(
                   for name, tasks in totals.items() for own, values in tasks.items()}
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #e38a994a
+@takes_settings()
 def evaluate_answers(
     model,
     tokenizer,
     encoded,  # llmlab.tokens.encode.Encoded of held-out rows
-    num_samples: int = 4,
-    max_new_tokens: int | None = None,
-    per_device_eval_batch_size: int = 8,
-    generation_args: dict | None = None,
-    task: str | dict = "auto",
+    settings: AnswerSettings,
 ) -> dict[str, float]:  # such as exact_match and f1
     "Answer held-out questions and score them; a training that goes on is not touched."
-    numbers = rows_to_answer(encoded.rows, num_samples, task)
-    answers = answer_rows(model, tokenizer, encoded, max_new_tokens, per_device_eval_batch_size, generation_args, task, numbers)
-    return score_answers([encoded.rows[number] for number in numbers], answers, task)[1]
+    numbers = rows_to_answer(encoded.rows, settings)
+    answers = answer_rows(model, tokenizer, encoded, settings, numbers)
+    return score_answers([encoded.rows[number] for number in numbers], answers, settings.task)[1]
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #956d9f1d
 def learned_characters(
@@ -169,20 +170,19 @@ def load_questions(
     return rows
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #3c15ecba
+@takes_settings("prompt")
 def answer_questions(
     model,
     tokenizer,
     questions: list[dict],  # from `load_questions`
-    prompt: str | dict,  # the parameter, resolved
-    per_device_eval_batch_size: int = 8,
-    generation_args: dict | None = None,
+    settings: AnswerSettings,  # its `prompt` is resolved
     length: int = 128,  # tokens of an answer: the same for all runs, whatever max_new_tokens their own task has
 ) -> list[str]:  # one answer a question
     "Ask a model fixed questions, in the prompt it is trained with."
-    prompt = find_prompt(prompt)
+    prompt = find_prompt(settings.prompt)
     examples = [tokenize(render(prompt, {**row, "answer": row["answer"] or "답"}, tokenizer), tokenizer, chat=prompt.chat) for row in questions]
     prompts = [list(example.input_ids[:example.prompt_length]) for example in examples]
-    return generate_answers(model, tokenizer, prompts, length, per_device_eval_batch_size, generation_args)
+    return generate_answers(model, tokenizer, prompts, length, settings.per_device_eval_batch_size, settings.generation_args)
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #bf9bd43e
 def pair_answers(

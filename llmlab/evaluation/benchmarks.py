@@ -12,17 +12,18 @@ from pathlib import Path
 
 from ..common.errors import LabError, closest
 from ..common.files import find_path
+from ..common.settings import AnswerSettings, takes_settings
 from .generation import answering
 
 # %% ../../nbs/05_evaluation/06_benchmarks.ipynb #9e07c61b
+@takes_settings("lm_eval_tasks")
 def run_lm_eval(
     model,
     tokenizer,
-    lm_eval_tasks: list[str],  # names, or paths of YAML files
-    lm_eval_limit: int | None = None,  # at most so many questions of each task
-    per_device_eval_batch_size: int = 8,
+    settings: AnswerSettings,
 ) -> dict[str, float]:  # such as kobest_boolq_acc and kobest_boolq_acc_stderr, as lm-eval gives them (0 to 1 for accuracies)
     "Score a model on tasks of lm-eval."
+    lm_eval_tasks = settings.lm_eval_tasks
     if not lm_eval_tasks:
         return {}
     try:
@@ -39,9 +40,9 @@ def run_lm_eval(
     if unknown := next((name for name in names if name not in manager.all_tasks), None):
         raise LabError(f"lm_eval_tasks: '{unknown}' is not known to lm-eval.{closest(unknown, manager.all_tasks)} `lm-eval ls tasks` lists them all.")
     with answering(model):
-        scorer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=per_device_eval_batch_size)
+        scorer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.per_device_eval_batch_size)
         try:
-            found = simple_evaluate(model=scorer, tasks=names, task_manager=manager, limit=lm_eval_limit, log_samples=False)
+            found = simple_evaluate(model=scorer, tasks=names, task_manager=manager, limit=settings.lm_eval_limit, log_samples=False)
         except OSError as error:
             raise LabError(f"lm_eval_tasks={names}: the questions cannot be had ({error}). They come from the hub: connect, or fill its cache.") from None
     return {f"{task}_{measure.replace(',none', '').replace(',', '_')}": value for task, measures in found["results"].items()

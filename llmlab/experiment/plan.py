@@ -35,7 +35,7 @@ from ..batching.steps import StepSampler
 from ..common.device import has_gpu
 from ..common.display import show_table
 from ..common.errors import LabError, label
-from ..config.load import call_with
+from ..common.settings import ModelSettings, takes_settings
 from ..config.schema import ExperimentConfig
 from ..data.load import load_data
 from ..models.adapters import add_lora, check_targets, family_targets, prepare_full
@@ -60,19 +60,17 @@ class Blueprint:
     folder: Path | None = None  # where it lies; None: not at hand
 
 # %% ../../nbs/09_experiment/05_plan.ipynb #00768841
-def find_blueprint(
-    model: str | dict,  # preset, hub id, local folder, or a preset's fields
-    model_revision: str | None = None,
-    cache_dir: str | None = None,
-) -> Blueprint:
+@takes_settings("model")
+def find_blueprint(settings: ModelSettings) -> Blueprint:
     "Find out what a model looks like, from its folder, the hub's cache or its preset; raise a `LabError` where nothing is known of it."
     from huggingface_hub import try_to_load_from_cache
 
+    model, cache_dir = settings.model, settings.cache_dir
     preset, folder = check_model_name(model)
     place = preset.id if preset else model
     if preset and preset.package:
         folder = weights_cache(cache_dir) / f"{model}-{preset.package.sha256[:12]}"
-    elif not folder and isinstance(found := try_to_load_from_cache(place, "config.json", cache_dir=cache_dir, revision=model_revision), str):
+    elif not folder and isinstance(found := try_to_load_from_cache(place, "config.json", cache_dir=cache_dir, revision=settings.model_revision), str):
         folder = Path(found).parent
     if folder and folder.is_dir():
         architecture = load_config(folder)
@@ -90,8 +88,7 @@ def outline_model(
 ):  # peft.PeftModel, or with use_peft=false transformers.PreTrainedModel; on the meta device
     "Build the model that would be trained, without content."
     dtype = choose_dtype(config.dtype, config.fp16)
-    compute_dtype = choose_dtype(config.bnb_4bit_compute_dtype) if config.bnb_4bit_compute_dtype else dtype
-    quantization = call_with(make_quantization, config, bnb_4bit_compute_dtype=compute_dtype)
+    quantization = make_quantization(dtype, config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(blueprint.architecture, dtype=dtype)
         if quantization:
@@ -101,7 +98,7 @@ def outline_model(
         targets = family_targets(blueprint.preset, blueprint.architecture.model_type) if config.target_modules is None else config.target_modules
         check_targets(model, targets)
         rows = model.get_input_embeddings().weight.shape[0]
-        return call_with(add_lora, config, model=model, targets=targets, new_token_ids=list(range(rows - len(config.new_tokens), rows)))
+        return add_lora(model, targets, config, config.gradient_checkpointing, list(range(rows - len(config.new_tokens), rows)))
 
 # %% ../../nbs/09_experiment/05_plan.ipynb #0c9465af
 def quantize_outline(
@@ -437,11 +434,11 @@ def count_work(
     "Measure the examples of a run."
     rows, asked = 1000, 1000
     try:
-        data = None if train else call_with(load_data, config)
+        data = None if train else load_data(config)
         if not train and blueprint.folder and not config.streaming:
-            shared = dict(prompt=find_prompt(choose_prompt(config.prompt, blueprint.preset)), tokenizer=call_with(load_tokenizer, config, path=blueprint.folder))
-            train = call_with(encode_rows, config, rows=data.train, **shared)
-            held_out = call_with(encode_rows, config, rows=data.held_out, held_out=True, **shared)
+            prompt, tokenizer = find_prompt(choose_prompt(config.prompt, blueprint.preset)), load_tokenizer(blueprint.folder, config)
+            train = encode_rows(data.train, prompt, tokenizer, config)
+            held_out = encode_rows(data.held_out, prompt, tokenizer, config, held_out=True)
         rows, asked = None if config.streaming else len(data.train if data else train.examples), len(data.held_out) if data else 1000
         why = "The set is a stream" if config.streaming else "The tokenizer is not at hand"
     except (LabError, OSError) as error:
@@ -602,7 +599,7 @@ def make_plan(
     knobs: bool = True,  # plan what would save memory as well
 ) -> Plan:
     "Plan a run: memory, steps, tokens, time, and whether it fits."
-    blueprint = call_with(find_blueprint, config)
+    blueprint = find_blueprint(config)
     work = count_work(config, blueprint, train, held_out)
     passes = find_passes(config, work)
     try:

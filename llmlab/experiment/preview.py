@@ -20,7 +20,6 @@ import datasets
 
 from ..common.display import figure_html, show_table, text_table, use_korean_font
 from ..common.errors import LabError, label
-from ..config.load import call_with
 from ..config.schema import ExperimentConfig
 from llmlab.data.doctor import (
     Finding, LEVELS, STREAM_ROWS, check_duplicates, check_each, find_leaks, row_checks, visible,
@@ -74,12 +73,12 @@ def find_tokenizer(config: ExperimentConfig) -> tuple:  # tokenizer, how many to
     "Load the tokenizer of a model, and nothing else of it."
     preset, folder = check_model_name(config.model)
     if folder or preset and preset.package:
-        checkpoint = call_with(locate_model, config)
-        return call_with(load_tokenizer, config, path=checkpoint.path), checkpoint.context_length
+        checkpoint = locate_model(config)
+        return load_tokenizer(checkpoint.path, config), checkpoint.context_length
     place = preset.id if preset else config.model
     hub = {"cache_dir": config.cache_dir, **({"revision": config.model_revision} if config.model_revision else {})}
     try:
-        return call_with(load_tokenizer, config, path=place, tokenizer_args={**config.tokenizer_args, **hub}), preset and preset.context_length
+        return load_tokenizer(place, config, tokenizer_args={**config.tokenizer_args, **hub}), preset and preset.context_length
     except OSError as error:
         raise LabError(f"model={place!r}: its tokenizer cannot be had: {str(error).splitlines()[0]} Is the name right, its licence accepted "
                        "(`hf auth login`)? Another model whose tokenizer is at hand (gemma3-270m) shows the same data.") from None
@@ -106,12 +105,11 @@ def make_preview(config: ExperimentConfig) -> Preview:
     "Read, check and tokenize the data of an experiment."
     datasets.disable_progress_bars()
     tokenizer, context_length = find_tokenizer(config)
-    preset, data = check_model_name(config.model)[0], call_with(load_data, config)
+    preset, data = check_model_name(config.model)[0], load_data(config)
     task, prompt = choose_task(config.task, data), choose_prompt(config.prompt, preset)
     rows = store_rows(islice(data.train, STREAM_ROWS), config.cache_dir) if config.streaming else data.train
-    shared = dict(prompt=find_prompt(prompt), tokenizer=tokenizer)
-    train = call_with(encode_rows, config, rows=rows, **shared)
-    held_out = call_with(encode_rows, config, rows=data.held_out, held_out=True, **shared)
+    train = encode_rows(rows, find_prompt(prompt), tokenizer, config)
+    held_out = encode_rows(data.held_out, find_prompt(prompt), tokenizer, config, held_out=True)
     share = hangul_share(chain(rows, data.held_out))
     findings = [*check_each(chain(rows, data.held_out), row_checks(tokenizer)), *find_leaks(rows, data.held_out), *check_duplicates(rows, data.held_out),
                 *check_account(data.report), *check_tokens(train), *check_tokens(held_out), *check_whole(config, context_length, share)]

@@ -12,6 +12,7 @@ from functools import partial
 
 from ..common.device import has_gpu
 from ..common.errors import LabError, closest
+from ..common.settings import LoraSettings, takes_settings
 from .checkpoints import Checkpoint
 from .presets import ModelPreset
 
@@ -81,33 +82,26 @@ def tied(model) -> bool:
     return model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 # %% ../../nbs/07_models/03_adapters.ipynb #39d022c2
+@takes_settings()
 def add_lora(
     model,  # transformers.PreTrainedModel; quantized ones are prepared for training
     targets: list[str] | str,  # from `choose_targets`
-    lora_r: int,
-    lora_alpha: int,
-    lora_dropout: float,
-    bias: str,
-    fan_in_fan_out: bool,
-    task_type: str,
-    lora_args: dict,
-    gradient_checkpointing: bool = False,
-    use_dora: bool = False,  # arXiv:2402.09353
-    use_rslora: bool = False,  # arXiv:2312.03732
-    modules_to_save: list[str] | None = None,  # layers trained and saved whole
+    lora: LoraSettings,
+    checkpoint_activations: bool = False,  # make them again in the backward pass: less memory for more time
     new_token_ids: list[int] = (),  # from `add_tokens`: rows of embedding and head that are trained too
 ):  # peft.PeftModel
     "Freeze the base model and add LoRA to it (arXiv:2106.09685); the update starts at zero, so nothing changes yet."
     from peft import LoraConfig, get_peft_model
 
-    if modules_to_save:
-        check_targets(model, modules_to_save, "modules_to_save")
-    if use_dora and getattr(model, "is_loaded_in_8bit", False) and not has_gpu():
+    if lora.modules_to_save:
+        check_targets(model, lora.modules_to_save, "modules_to_save")
+    if lora.use_dora and getattr(model, "is_loaded_in_8bit", False) and not has_gpu():
         raise LabError("use_dora=true does not go with load_in_8bit=true on a CPU (bitsandbytes loses its scales): use load_in_4bit=true, or use_rslora=true.")
-    _prepare(model, gradient_checkpointing)
-    settings = dict(r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, bias=bias, target_modules=targets, use_dora=use_dora, use_rslora=use_rslora,
-                    modules_to_save=modules_to_save, fan_in_fan_out=fan_in_fan_out, task_type=task_type)
-    adapted = get_peft_model(model, LoraConfig(**{**settings, **_table_settings(model, new_token_ids, modules_to_save), **lora_args}))
+    _prepare(model, checkpoint_activations)
+    named_alike = ("lora_alpha", "lora_dropout", "bias", "use_dora", "use_rslora", "modules_to_save", "fan_in_fan_out", "task_type")
+    chosen = {"r": lora.lora_r, "target_modules": targets, **{name: getattr(lora, name) for name in named_alike}}
+    tables = _table_settings(model, new_token_ids, lora.modules_to_save)
+    adapted = get_peft_model(model, LoraConfig(**{**chosen, **tables, **lora.lora_args}))
     if new_token_ids:  # peft would write the whole tables, old rows and all, into every checkpoint
         adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     return adapted
@@ -120,13 +114,13 @@ def _table_settings(model, new_token_ids, modules_to_save):
     return {**rows, "ensure_weight_tying": True} if tied(model) and {*tables} & {*(modules_to_save or ())} else rows
 
 # %% ../../nbs/07_models/03_adapters.ipynb #bbe1eeea
-def _prepare(model, gradient_checkpointing):
+def _prepare(model, checkpoint_activations):
     "Ready a model's own parts for training: quantized ones in float32 outside of their blocks, activations kept or made again."
     from peft import prepare_model_for_kbit_training
 
     if getattr(model, "is_quantized", False):
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    if gradient_checkpointing:
+    if checkpoint_activations:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # its name before transformers 5.2x
         enable({"use_reentrant": False})  # the older way loses gradients under a frozen embedding
         model.enable_input_require_grads()
@@ -134,14 +128,14 @@ def _prepare(model, gradient_checkpointing):
 # %% ../../nbs/07_models/03_adapters.ipynb #41583eb6
 def prepare_full(
     model,  # transformers.PreTrainedModel
-    gradient_checkpointing: bool = False,
+    checkpoint_activations: bool = False,  # make them again in the backward pass: less memory for more time
 ):  # the same model
     "Make every parameter of a model trainable; raise a `LabError` for a quantized one."
     if getattr(model, "is_quantized", False):
         raise LabError("use_peft=false trains every weight, and quantized weights cannot be trained: set load_in_4bit and load_in_8bit to false, "
                        "or use_peft=true.")
     model.requires_grad_(True)
-    _prepare(model, gradient_checkpointing)
+    _prepare(model, checkpoint_activations)
     return model
 
 # %% ../../nbs/07_models/03_adapters.ipynb #5a9f4954

@@ -23,6 +23,7 @@ from ..common.device import has_gpu
 from ..common.display import show_table
 from ..common.errors import LabError, closest, label
 from ..common.files import find_path
+from ..common.settings import ModelSettings, TokenizerSettings, WeightSettings, takes_settings
 from .presets import MODELS, ModelPreset, architecture_config, find_model_preset
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #3aa1f5e5
@@ -50,12 +51,10 @@ def check_model_name(model: str | dict) -> tuple[ModelPreset | None, Path | None
     return preset, folder
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #8890f417
-def locate_model(
-    model: str | dict,  # preset, hub id, local folder, or a preset's fields
-    model_revision: str | None = None,  # branch, tag or commit, for a hub model
-    cache_dir: str | None = None,  # otherwise the usual caches
-) -> Checkpoint:
+@takes_settings("model")
+def locate_model(settings: ModelSettings) -> Checkpoint:
     "Find or fetch the folder of a model; raise a `LabError` that says why it cannot be had and what to do."
+    model, model_revision, cache_dir = settings.model, settings.model_revision, settings.cache_dir
     preset, folder = check_model_name(model)
     name, packaged = label(model) if isinstance(model, dict) else model, preset and preset.package
     if model_revision and (folder or packaged):
@@ -193,30 +192,29 @@ def _convert_gguf(folder, target):
     AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf").save_pretrained(target)
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #951272fe
+@takes_settings()
 def load_tokenizer(
     path: str | Path,  # checkpoint folder
-    padding_side: str = "right",
-    tokenizer_args: dict | None = None,  # passed to from_pretrained
-    new_tokens: list[str] = (),  # added to it; `add_tokens` makes the model's rows for them
+    settings: TokenizerSettings,  # its `new_tokens` are added; `add_tokens` makes the model's rows for them
 ):  # a fast tokenizer with an end and a padding token
     "Load the tokenizer of a checkpoint."
     from transformers import AutoTokenizer
 
     known = {"config": load_config(path)} if (Path(path) / "config.json").is_file() else {}
-    tokenizer = AutoTokenizer.from_pretrained(path, padding_side=padding_side, **known, **(tokenizer_args or {}))
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side=settings.padding_side, **known, **settings.tokenizer_args)
     if not tokenizer.is_fast:
         raise LabError(f"The tokenizer in {path} has no fast version, and loss masks need one: convert it (tokenizer.json), or choose another model.")
     if tokenizer.eos_token_id is None:
         raise LabError(f"The tokenizer in {path} has no end token, so a model could never learn to stop: set tokenizer_args={{eos_token: ...}}.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.add_tokens(list(new_tokens))
+    tokenizer.add_tokens(settings.new_tokens)
     return tokenizer
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #8633c8f1
 def choose_dtype(
     dtype: str,  # the parameter
-    fp16: bool = False,  # mixed precision in float16 is on
+    fp16: bool,  # mixed precision in float16 is on
 ):  # torch.dtype
     "Resolve `dtype`: float32 on a CPU; on a GPU bfloat16, or float16 under fp16 training."
     import torch
@@ -226,22 +224,24 @@ def choose_dtype(
     return getattr(torch, dtype)
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #f36a6e8f
+@takes_settings()
 def make_quantization(
-    load_in_4bit: bool,
-    load_in_8bit: bool,
-    bnb_4bit_quant_type: str,
-    bnb_4bit_compute_dtype,  # torch.dtype
-    bnb_4bit_use_double_quant: bool,
-    quantization_args: dict,
+    dtype,  # torch.dtype of what is not quantized, and of computation where `bnb_4bit_compute_dtype` names no other
+    weights: WeightSettings,
 ):  # transformers.BitsAndBytesConfig, or None
     "Describe the quantization of the base model."
-    if not (load_in_4bit or load_in_8bit):
+    if not (weights.load_in_4bit or weights.load_in_8bit):
         return None
+    import torch
     from transformers import BitsAndBytesConfig
 
-    four = dict(bnb_4bit_quant_type=bnb_4bit_quant_type, bnb_4bit_compute_dtype=bnb_4bit_compute_dtype,
-                bnb_4bit_use_double_quant=bnb_4bit_use_double_quant) if load_in_4bit else {}
-    return BitsAndBytesConfig(load_in_4bit=load_in_4bit, load_in_8bit=load_in_8bit, **four, **quantization_args)
+    chosen = {"load_in_4bit": weights.load_in_4bit, "load_in_8bit": weights.load_in_8bit, **weights.quantization_args}
+    if weights.load_in_4bit:
+        chosen["bnb_4bit_quant_type"] = weights.bnb_4bit_quant_type
+        chosen["bnb_4bit_use_double_quant"] = weights.bnb_4bit_use_double_quant
+        named = weights.bnb_4bit_compute_dtype
+        chosen["bnb_4bit_compute_dtype"] = getattr(torch, named) if named else dtype
+    return BitsAndBytesConfig(**chosen)
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #8701e346
 TEXT_SIDE = {r"^(?:language_model\.model|model\.language_model)\.": "model.", r"^language_model\.lm_head\.": "lm_head."}  # names in a checkpoint with vision

@@ -131,7 +131,7 @@ def open_chat(
     facts = checkpoint.path / "llmlab.json"  # of an exported model
     known = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() and prompt == "auto" else {"prompt": choose_prompt(prompt, checkpoint.preset)}
     given = {name: value for name, value in (("max_new_tokens", max_new_tokens), ("generation_args", generation_args)) if value is not None}
-    return ChatSession(load_base_model(checkpoint.path, choose_dtype("auto")), load_tokenizer(checkpoint.path),
+    return ChatSession(load_base_model(checkpoint.path, choose_dtype("auto", fp16=False)), load_tokenizer(checkpoint.path),
                        **{**known, "prompt": find_prompt(known["prompt"]), **given})
 
 # %% ../../nbs/10_publish/03_chat.ipynb #22b3a6f8

@@ -24,7 +24,7 @@ from ..common.device import has_gpu
 from ..common.display import show_table
 from ..common.errors import LabError
 from ..common.files import output_folder, write_atomic
-from ..config.load import call_with, make_config
+from ..config.load import make_config
 from ..common.settings import LoraSettings, TrainingSettings, WatchSettings, coerce
 from ..config.schema import ExperimentConfig
 from ..evaluation.answers import loss_measures
@@ -97,7 +97,7 @@ def evaluation_folder(
     run: Path | None,  # the run's folder
 ) -> Path:  # not made yet
     "Name the folder of an evaluation: evaluations/<time>/ in the run's own, or a new one for a bare model."
-    return run / "evaluations" / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}" if run else call_with(fresh_folder, config)
+    return run / "evaluations" / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}" if run else fresh_folder(config.output_dir, config.model, config.dataset)
 
 # %% ../../nbs/06_runs/10_evaluate.ipynb #67106d57
 def plan_evaluation(
@@ -135,10 +135,9 @@ def load_evaluated(evaluation: Evaluation) -> tuple:  # model in evaluation mode
     if run:
         model, tokenizer, checkpoint = load_trained(run), run.tokenizer, run.checkpoint
     else:
-        checkpoint, dtype = call_with(locate_model, config), choose_dtype(config.dtype, config.fp16)
-        compute = choose_dtype(config.bnb_4bit_compute_dtype) if config.bnb_4bit_compute_dtype else dtype
-        model = load_base_model(checkpoint.path, dtype, call_with(make_quantization, config, bnb_4bit_compute_dtype=compute)).eval()
-        tokenizer = call_with(load_tokenizer, config, path=checkpoint.path)
+        checkpoint, dtype = locate_model(config), choose_dtype(config.dtype, config.fp16)
+        model = load_base_model(checkpoint.path, dtype, make_quantization(dtype, config)).eval()
+        tokenizer = load_tokenizer(checkpoint.path, config)
     if has_gpu() and not getattr(model, "is_quantized", False):
         model = model.to("cuda")
     return model, tokenizer, checkpoint
@@ -173,7 +172,7 @@ def held_out_loss(
     model,
     tokenizer,
     encoded,  # llmlab.tokens.encode.Encoded
-    per_device_eval_batch_size: int = 8,
+    per_device_eval_batch_size: int,
 ) -> dict[str, float]:  # eval_loss, in nats a learned token; perplexity; bits_per_character
     "Compute what a model pays for the right answers of held-out rows."
     import torch

@@ -12,7 +12,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..common.errors import LabError
-from ..config.load import call_with
 from ..config.schema import ExperimentConfig
 from ..evaluation.tasks import TASKS, find_task
 from ..experiment.extensions import load_extensions
@@ -40,8 +39,8 @@ class FinishedRun:
             raise LabError(f"Run {self.folder.name} has settings that this llmlab does not know: {error.errors()[0]['loc'][0]}. Use the version that "
                            f"made it: {self.record['environment']['packages']['llmlab']}.") from None
         load_extensions(self.config.extensions)
-        self.checkpoint = call_with(locate_model, self.config)
-        self.tokenizer = call_with(load_tokenizer, self.config, path=self.checkpoint.path)
+        self.checkpoint = locate_model(self.config)
+        self.tokenizer = load_tokenizer(self.checkpoint.path, self.config)
         self.prompt, task = find_prompt(self.record.get("entries", {}).get("prompt", self.config.prompt)), self.config.task  # as it was then
         self.max_new_tokens = self.config.max_new_tokens or max(find_task(each).max_new_tokens for each in (TASKS if task == "auto" else [task]))
 
@@ -68,8 +67,7 @@ def load_trained(
     if run.full:
         return load_base_model(run.weights, dtype).eval()
     stored = choose_dtype(config.dtype, config.fp16)
-    compute = getattr(torch, config.bnb_4bit_compute_dtype) if config.bnb_4bit_compute_dtype else stored
-    quantization = call_with(make_quantization, config, bnb_4bit_compute_dtype=compute)
+    quantization = make_quantization(stored, config)
     base = load_base_model(run.checkpoint.path, stored, quantization)
     if float32:
         base = (base.dequantize(dtype) if quantization else base).to(dtype)

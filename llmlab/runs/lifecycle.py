@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 
 from ..common.display import show_table
 from ..common.files import output_folder, project_root, write_atomic
-from ..config.load import call_with, make_config
+from ..config.load import make_config
 from ..config.schema import ExperimentConfig
 from .card import write_card
 from .folders import find_run, fresh_folder
@@ -32,7 +32,7 @@ from ..training.trainer import hash_trace
 def start_record(config: ExperimentConfig) -> Record:
     "Open the folder of a new run, or of the one that is resumed, and its trackers."
     chosen = os.environ.pop("LLMLAB_RUN_DIR", None)
-    folder = Path(chosen) if chosen else find_run(config.resume, config.output_dir) if config.resume else call_with(fresh_folder, config)
+    folder = Path(chosen) if chosen else find_run(config.resume, config.output_dir) if config.resume else fresh_folder(config.output_dir, config.model, config.dataset)
     record = Record(folder) if chosen and config.resume else begin_record(folder, config)
     write_atomic(folder / "environment.txt", "".join(sorted(f"{each.name}=={each.version}\n" for each in metadata.distributions())))
     record.termination = Termination(chosen is not None)

@@ -37,7 +37,7 @@ import yaml
 from ..common.display import show_table
 from ..common.errors import LabError, closest, entry_from, lookup
 from ..common.files import output_folder, project_root, write_atomic
-from ..config.schema import ExperimentConfig, Whole
+from ..config.schema import ExperimentConfig
 from ..runs.folders import new_run_id
 from ..runs.parameters import check_parameters
 from ..runs.tracking import MlflowRun, resume_mlflow_run, tracking_uri
@@ -50,14 +50,14 @@ class Sweep:
     parameters: dict[str, Any]  # name -> one value, a list of them, or a range such as {loguniform: [1e-5, 1e-3]}
     name: str | None = None  # of its folder, runs/sweeps/<name>; otherwise made from what is tried
     search: Literal["grid", "random", "optuna"] = "grid"
-    num_samples: Whole | None = None  # points to try, for random and optuna
-    seeds: Whole = 1  # runs of each point, with seed, seed + 1, ...
+    num_samples: PositiveInt | None = None  # points to try, for random and optuna
+    seeds: PositiveInt = 1  # runs of each point, with seed, seed + 1, ...
     metric: str = "eval_loss"  # of a record's metrics
     mode: Literal["auto", "min", "max"] = "auto"  # which end of the metric is the good one
     scheduler: Literal["asha"] | dict[str, dict[str, Any]] | None = None  # end bad trials early; {asha: {grace_period: ...}}
     search_seed: int = 0  # of the draws
     resources_per_trial: dict[str, float] = field(default_factory=dict)  # cpu, gpu and Ray's custom ones; otherwise one CPU, and a GPU where there is one
-    max_concurrent: Whole | None = None  # trials at a time; otherwise as many as the resources allow
+    max_concurrent: PositiveInt | None = None  # trials at a time; otherwise as many as the resources allow
     max_failures: int = 3  # times that a trial is resumed after its worker died
 
 # %% ../../nbs/11_scale/02_sweep.ipynb #e470658a

@@ -29,7 +29,7 @@ from ..common.device import has_gpu
 from ..common.errors import LabError
 from ..common.files import output_folder, project_root, write_atomic
 from ..config.arguments import takes_parameters
-from ..config.load import call_with, config_from_yaml
+from ..config.load import config_from_yaml
 from ..config.schema import ExperimentConfig
 from ..data.load import load_data
 from ..evaluation.answers import evaluate_answers
@@ -126,17 +126,17 @@ def prepare_worker(
 ) -> LabTrainer:
     "Do in a worker what the notebook does up to training: find the data and the model, and put them together."
     load_extensions(config.extensions)
-    checkpoint, data = call_with(locate_model, config), call_with(load_data, config)
+    checkpoint, data = locate_model(config), load_data(config)
     found = data.report.to_dict()["fingerprint"]
     if not config.streaming and found != job["fingerprint"]:
         raise LabError(f"dataset: worker {os.environ.get('RANK')} on {socket.gethostname()} reads other rows ({found[:8]}) than the notebook ({job['fingerprint'][:8]}): "
                        "make the same files visible on every machine.")
-    tokenizer = call_with(load_tokenizer, config, path=checkpoint.path)
-    shared = dict(prompt=find_prompt(config.prompt), tokenizer=tokenizer)
-    train = call_with(encode_stream if config.streaming else encode_rows, config, rows=data.train, **shared)
-    held_out = call_with(encode_rows, config, rows=data.held_out, held_out=True, **shared)
+    tokenizer = load_tokenizer(checkpoint.path, config)
+    encode, prompt = encode_stream if config.streaming else encode_rows, find_prompt(config.prompt)
+    train = encode(data.train, prompt, tokenizer, config)
+    held_out = encode_rows(data.held_out, prompt, tokenizer, config, held_out=True)
     model = build_model(config, checkpoint)
-    score = partial(call_with, evaluate_answers, config, model=model, tokenizer=tokenizer, encoded=held_out)
+    score = partial(evaluate_answers, model, tokenizer, held_out, config)
     callbacks = [EventWriter(folder / "workers" / "events.jsonl"), StopOnRequest(folder / "workers" / "stop")]
     trainer = make_trainer(config, model, tokenizer, train.examples, held_out.examples, folder, callbacks, score)
     if trainer.accelerator.num_processes != config.num_workers:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
+from ..common.settings import TokenSettings, takes_settings
 from . import prompts, tokenize as tokenizing, truncation
 from ..common.display import Progress, show_table
 from ..common.errors import LabError
@@ -290,33 +291,28 @@ class Encoded:
         return self.examples if lengths.all() else Examples(self.examples.table.select(lengths.nonzero()[0]))
 
 # %% ../../nbs/02_tokens/04_encode.ipynb #fc9d1369
+@takes_settings("max_length")
 def encode_rows(
     rows,  # datasets.Dataset or list of rows in the lab's shape
     prompt: Prompt,
     tokenizer,
-    max_length: int,
-    truncation: bool = True,  # otherwise longer examples are dropped
-    doc_stride: int | None = 128,  # tokens that two windows of one long context share; None: contexts are cut
-    learn_turns: str = "all",  # or "last"
+    settings: TokenSettings,
     held_out: bool = False,  # keep rows that do not fit, whole, and all windows
-    preprocessing_num_workers: int | None = None,  # processes; None: as many as there are cores
-    cache_dir: str | None = None,  # otherwise the usual one
-    overwrite_cache: bool = False,  # prepare again what has been prepared
 ) -> Encoded:
     "Turn rows into examples on disk, counting what is cut and what is dropped."
     import numpy
     from datasets import Dataset
 
     rows = rows if isinstance(rows, Dataset) else Dataset.from_list(list(rows))
-    encoder = Encoder(prompt, tokenizer, max_length, truncation, doc_stride, learn_turns, held_out)
-    path = prepared_cache(cache_dir) / f"{cache_key(rows, encoder)}.arrow"
-    report = None if overwrite_cache else _read_prepared(path, encoder)
+    encoder = make_encoder(prompt, tokenizer, settings, held_out)
+    path = prepared_cache(settings.cache_dir) / f"{cache_key(rows, encoder)}.arrow"
+    report = None if settings.overwrite_cache else _read_prepared(path, encoder)
     if report is None:
-        report = _write_prepared(path, rows, encoder, count_workers(len(rows), preprocessing_num_workers))
+        report = _write_prepared(path, rows, encoder, count_workers(len(rows), settings.preprocessing_num_workers))
         clear_unused(path.parent)
     if len(rows) and not report.examples:
         reasons = "; ".join(f"{entry['rows']}: {reason}" for reason, entry in report.dropped.items())
-        raise LabError(f"Not one of the {len(rows)} {'held-out' if held_out else 'training'} rows can be used with max_length={max_length} ({reasons}).")
+        raise LabError(f"Not one of the {len(rows)} {'held-out' if held_out else 'training'} rows can be used with max_length={settings.max_length} ({reasons}).")
     table = Dataset.from_file(str(path))
     kept, row_of = numpy.unique(table.data.column("row").to_numpy(), return_inverse=True)
     return Encoded(Examples(table), rows if len(kept) == len(rows) else rows.select(kept), array("q", row_of.astype("int64").tobytes()), report, encoder)
@@ -338,14 +334,12 @@ class ExampleStream:
                 yield from (Example(*(getattr(example, name) for name in Example.__dataclass_fields__)) for example in fitted.examples)
 
 # %% ../../nbs/02_tokens/04_encode.ipynb #410c7c70
+@takes_settings("max_length")
 def encode_stream(
     rows: Iterable[dict],  # in the lab's shape; iterated anew for each pass
     prompt: Prompt,
     tokenizer,
-    max_length: int,
-    truncation: bool = True,
-    doc_stride: int | None = 128,
-    learn_turns: str = "all",
+    settings: TokenSettings,
 ) -> ExampleStream:  # its `tokens` is the account of what has passed
     "Turn a stream of training rows into a stream of examples."
-    return ExampleStream(rows, Encoder(prompt, tokenizer, max_length, truncation, doc_stride, learn_turns))
+    return ExampleStream(rows, make_encoder(prompt, tokenizer, settings))

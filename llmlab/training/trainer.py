@@ -32,7 +32,6 @@ from ..batching.loss import find_head, loss_of_answers
 from ..batching.steps import StepSampler
 from ..common.device import has_gpu, peak_memory
 from ..common.errors import LabError
-from ..config.load import call_with
 from ..config.schema import ExperimentConfig
 from ..models.adapters import add_lora, add_tokens, check_targets, choose_targets, prepare_full
 from ..models.checkpoints import Checkpoint, choose_dtype, load_base_model, load_tokenizer, make_quantization
@@ -58,9 +57,7 @@ def build_model(
 ):  # peft.PeftModel; with use_peft=false transformers.PreTrainedModel
     "Load the base model as configured and put LoRA on it, from a fixed seed; or make all of it trainable."
     dtype = choose_dtype(config.dtype, config.fp16)
-    compute_dtype = choose_dtype(config.bnb_4bit_compute_dtype) if config.bnb_4bit_compute_dtype else dtype
-    quantization = make_quantization(config.load_in_4bit, config.load_in_8bit, config.bnb_4bit_quant_type, compute_dtype,
-                                     config.bnb_4bit_use_double_quant, config.quantization_args)
+    quantization = make_quantization(dtype, config)
     base = load_base_model(checkpoint.path, dtype, quantization)
     new_token_ids = add_tokens(base, load_tokenizer(checkpoint.path, tokenizer_args=config.tokenizer_args), config.new_tokens) if config.new_tokens else []
     fix_randomness(config.seed, config.num_threads)
@@ -68,7 +65,7 @@ def build_model(
         return prepare_full(base, config.gradient_checkpointing)
     targets = choose_targets(config.target_modules, checkpoint)
     check_targets(base, targets)
-    return call_with(add_lora, config, model=base, targets=targets, new_token_ids=new_token_ids)
+    return add_lora(base, targets, config, config.gradient_checkpointing, new_token_ids)
 
 # %% ../../nbs/04_training/01_trainer.ipynb #81c0396c
 def training_arguments(
