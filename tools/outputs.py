@@ -69,7 +69,7 @@ def split_lines(output: dict) -> dict:
 
 def main(names: list[str]) -> int:
     "Refresh the notebooks named, or all of them; say which fail."
-    os.environ |= {"IN_TEST": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline", "MLFLOW_DISABLE_TELEMETRY": "true",
+    os.environ |= {"IN_TEST": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline", "MLFLOW_DISABLE_TELEMETRY": "true",
                    "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "COLUMNS": "120"}
     failed = []
     for path in [Path(name).resolve() for name in names] or chapters():

@@ -7,6 +7,7 @@ __all__ = ['LabError', 'closest', 'lookup', 'entry_from', 'label']
 
 # %% ../../nbs/13_common/01_errors.ipynb #common-errors-imports
 import difflib
+import functools
 import inspect
 import typing
 from pathlib import Path
@@ -24,10 +25,10 @@ def closest(
 ) -> str:  # " Did you mean 'x'?" or ""
     "Suggest the known name nearest to `name`."
     words = {word.lower(): word for word in known}
-    match = difflib.get_close_matches(str(name).lower(), words, n=1, cutoff=0.5)
-    return f" Did you mean '{words[match[0]]}'?" if match else ""
+    matches = difflib.get_close_matches(str(name).lower(), words, n=1, cutoff=0.5)
+    return f" Did you mean '{words[matches[0]]}'?" if matches else ""
 
-# %% ../../nbs/13_common/01_errors.ipynb #0d982b8c
+
 def lookup(
     name: str,  # the entry wanted
     known: dict,  # a registry such as `MODELS`
@@ -46,22 +47,36 @@ def entry_from(
 ):  # an instance of `kind`
     "Make a registry's record from a mapping; raise a `LabError` that names the field."
     known = list(inspect.signature(kind).parameters)
-    if unknown := next((name for name in mapping if name not in known), None):
-        raise LabError(f"{parameter}: '{unknown}' is no field of {kind.__name__}.{closest(unknown, known)} Its fields: {', '.join(known)}.")
+    names = ", ".join(known)
+    unknown = next((name for name in mapping if name not in known), None)
+    if unknown is not None:
+        hint = closest(unknown, known)
+        raise LabError(f"{parameter}: '{unknown}' is no field of {kind.__name__}.{hint} Its fields: {names}.")
     try:
-        return TypeAdapter(kind).validate_python(mapping)
+        return _reader(kind).validate_python(mapping)
     except ValidationError as error:
         problem = error.errors()[0]
         if isinstance(problem.get("ctx", {}).get("error"), LabError):
             raise problem["ctx"]["error"] from None
-        place = ".".join(map(str, problem["loc"]))
-        raise LabError(f"{parameter}: {f'{place}: ' if place else ''}{problem['msg'][0].lower() + problem['msg'][1:]}. Fields of {kind.__name__}: {', '.join(known)}.") from None
+        where = "".join(f"{step}." for step in problem["loc"]).removesuffix(".")
+        words = ": ".join(filter(None, [parameter, where, problem["msg"][0].lower() + problem["msg"][1:]]))
+        raise LabError(f"{words}. Fields of {kind.__name__}: {names}.") from None
+
+
+@functools.lru_cache
+def _reader(kind):
+    "Make what reads a record; that takes longer than the reading."
+    return TypeAdapter(kind)
 
 # %% ../../nbs/13_common/01_errors.ipynb #1a56f0f8
 def label(
     value: str | dict,  # a parameter such as `model` or `dataset`: a name, a record's fields, or a mix
 ) -> str:
     "Name a value in a few characters, for a run's id and for titles."
-    if isinstance(value, dict):
-        return Path(str(value.get("name") or value.get("id") or value.get("source") or "")).name or ("own" if any(isinstance(part, (list, tuple)) for part in value.values()) else "+".join(map(label, value)))
-    return "+".join(Path(part).name for part in value.split("+"))
+    if not isinstance(value, dict):
+        return "+".join(Path(name).name for name in value.split("+"))
+    named = next((value[key] for key in ("name", "id", "source") if value.get(key)), "")
+    if Path(str(named)).name:
+        return Path(str(named)).name
+    has_lists = any(isinstance(content, (list, tuple)) for content in value.values())
+    return "own" if has_lists else "+".join(map(label, value))

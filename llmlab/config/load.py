@@ -6,8 +6,6 @@
 __all__ = ['make_config', 'config_to_yaml', 'config_from_yaml', 'show_settings']
 
 # %% ../../nbs/08_config/03_load.ipynb #config-load-imports
-import inspect
-import typing
 from pathlib import Path
 
 import yaml

@@ -16,7 +16,7 @@ from ..common.settings import DataSettings, takes_settings
 from .report import DataReport, PLACES
 from .rows import Ledger, _fingerprint, store_rows
 from .split import hold_out, mix_sizes, pick, scale
-from .streams import STREAM_HELD_OUT, Source, _begin_stream, _check_streaming, _stream, open_sources
+from .streams import Source, open_sources, open_stream
 
 # %% ../../nbs/01_data/06_load.ipynb #a6af29ee
 @dataclass

@@ -13,7 +13,7 @@ from itertools import islice
 from ..common.errors import LabError, label
 from ..common.settings import DataSettings
 from .report import DataReport, PEEK, PartReport, check_rows
-from .rows import _fingerprint, row_digest, row_features
+from .rows import _fingerprint, row_digest, row_features, store_rows
 from .sources import Part, check_dataset_name, open_part
 from .split import draw, scale
 

@@ -26,22 +26,29 @@ SCORES = {  # (answer, right answers) -> measures
 class Task:
     "What a kind of question needs, and how its answers are scored."
     needs: tuple[str, ...] = ("question",)  # columns that must not be empty
-    score: Callable | str | tuple[str, ...] | None = None  # function of (answer, right answers), or names in `SCORES`; None: only shown
+    score: Callable | str | tuple[str, ...] | None = None  # names in `SCORES`, or a function; None: only shown
     percent: bool = True  # report the mean of a measure in percent
     max_new_tokens: int = 128  # length of an answer, unless the experiment says otherwise
-    answer_all: bool = True  # answer every held-out question; false: `num_samples` of them, where answers are long and scores a hint
+    answer_all: bool = True  # answer every question of the eval set; false: `num_samples` of them
 
     def __post_init__(self):
-        for name in self.needs:
-            lookup(name, dict.fromkeys(("question", "input", "context", "answer", "system")), "task: needs")
-        for name in [self.score] if isinstance(self.score, str) else self.score if isinstance(self.score, (tuple, list)) else []:
-            lookup(name, SCORES, "task: score")
+        for column in self.needs:
+            lookup(column, dict.fromkeys(("question", "input", "context", "answer", "system")), "task: needs")
+        self.functions()
+
+    def functions(self) -> list[Callable]:
+        "List the functions that score an answer."
+        if callable(self.score):
+            return [self.score]
+        names = (self.score,) if isinstance(self.score, str) else self.score or ()
+        return [lookup(name, SCORES, "task: score") for name in names]
 
     def measure(self, answer: str, answers: list[str]) -> dict[str, float]:
-        "Score one answer."
-        names = [self.score] if isinstance(self.score, str) or callable(self.score) else self.score or []
-        functions = [name if callable(name) else SCORES[name] for name in names]
-        return {name: value for function in functions for name, value in function(answer, answers).items()}
+        "Score one answer against all that count as right."
+        measures = {}
+        for function in self.functions():
+            measures |= function(answer, answers)
+        return measures
 
 # %% ../../nbs/05_evaluation/02_tasks.ipynb #1f4b29f0
 TASKS = {
@@ -52,17 +59,21 @@ TASKS = {
 # %% ../../nbs/05_evaluation/02_tasks.ipynb #39a15923
 def find_task(task: str | dict | Task) -> Task:
     "Return a task by its name in `TASKS`, or made from its fields."
-    return task if isinstance(task, Task) else entry_from(Task, task, "task") if isinstance(task, dict) else lookup(task, TASKS, "task")
+    if isinstance(task, Task):
+        return task
+    if isinstance(task, dict):
+        return entry_from(Task, task, "task")
+    return lookup(task, TASKS, "task")
 
 # %% ../../nbs/05_evaluation/02_tasks.ipynb #44226f82
 def task_of(
-    row: dict,  # of the held-out rows
-    task: str | dict = "auto",  # the parameter
+    row: dict,  # of the eval set
+    task: str | dict,  # the parameter
 ) -> str | dict:
     "Say which task a row is scored by: the experiment's, else its own."
     return row["task"] if task == "auto" else task
 
-# %% ../../nbs/05_evaluation/02_tasks.ipynb #3a4bfdab
+
 def task_name(task: str | dict) -> str:
     "Name a task for tables: its name, or `own` for one written as a mapping."
     return task if isinstance(task, str) else "own"
@@ -74,12 +85,20 @@ def choose_task(
 ) -> str | dict:  # a task for all rows, or "auto" where rows of several are mixed
     "Resolve `task`: as given, else what the dataset is for; refuse rows that lack what their task needs."
     chosen = data.task if task == "auto" else task
-    for part in (data.train, data.held_out):
-        if not hasattr(part, "column_names") or not hasattr(part, "__len__"):  # a stream is read once only, by training
-            continue
-        needs = {own: find_task(own if chosen == "auto" else chosen).needs for own in part.unique("task")}
-        for row in part.select_columns(sorted({"task", "where", *(column for columns in needs.values() for column in columns)})):
-            if missing := next((column for column in needs[row["task"]] if not row[column]), None):
-                raise LabError(f"task={task_name(row['task'] if chosen == 'auto' else chosen)} needs a {missing} in every row, and {row['where']} has none: "
-                               f"choose another task, or say which column it is: column_mapping={{{missing}: ...}}.")
+    for rows in (data.train, data.held_out):
+        if hasattr(rows, "column_names") and hasattr(rows, "__len__"):  # a stream is read once only, by training
+            _check_rows(rows, chosen)
     return chosen
+
+
+def _check_rows(rows, task):
+    "Refuse rows in which a column is empty that their task needs."
+    needs = {name: find_task(task_of({"task": name}, task)).needs for name in rows.unique("task")}
+    columns = {"task", "where"}.union(*needs.values())
+    for row in rows.select_columns(sorted(columns)):
+        for column in needs[row["task"]]:
+            if not row[column]:
+                raise LabError(
+                    f"task={task_name(task_of(row, task))} needs a {column} in every row, and {row['where']} has none: "
+                    f"choose another task, or say which column it is: column_mapping={{{column}: ...}}."
+                )

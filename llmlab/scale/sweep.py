@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Callable, Literal
 
 import yaml
+from pydantic import PositiveInt
 
 from ..common.display import show_table
 from ..common.errors import LabError, closest, entry_from, lookup

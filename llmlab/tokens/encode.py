@@ -27,7 +27,7 @@ from ..common.errors import LabError
 from ..common.files import clear_unused, mark_used, write_atomic
 from .prompts import Prompt
 from .tokenize import Example
-from .truncation import Encoder, Fitted, fit_rows
+from .truncation import Encoder, Fitted, fit_rows, make_encoder
 
 # %% ../../nbs/02_tokens/04_encode.ipynb #0557d5a6
 COUNTS = ("contexts_cut", "answers_cut", "turns_cut", "contexts_in_windows", "windows", "windows_without_answer", "no_room_for_windows",
