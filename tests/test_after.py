@@ -57,7 +57,7 @@ def train(folder, family="llama", tied=None, track=False, **settings):
     parts = [encode_rows(rows, find_prompt(config.prompt), tokenizer, config, held_out=held_out)
              for rows, held_out in ((data.train, False), (data.held_out, True))]
     if track:
-        record.mlflow = MlflowRun(tracking_uri(None, config.output_dir), "after", folder.name, {}, folder.parent / "artifacts")
+        record.mlflow = MlflowRun.start(tracking_uri(None, config.output_dir), "after", folder.name, {}, folder.parent / "artifacts")
         record.note(mlflow_run_id=record.mlflow.run_id)
     trained = build_model(config, checkpoint)
     record.note(data=data.report.to_dict(), model=describe_model(trained, checkpoint))

@@ -56,7 +56,7 @@ def test_set_is_not_cleared_while_it_is_read(tmp_path, monkeypatch):
     prepare(tmp_path, 0), prepare(tmp_path, 1)
     folder, cleared, digest = prepared_cache(tmp_path), [], packing._file_digest
     age(folder, 10)
-    monkeypatch.setattr(packing, "_file_digest", lambda path: (cleared.extend(clear_unused(folder, most=0)), digest(path))[1])
+    monkeypatch.setattr(packing, "_file_digest", lambda path: (cleared.extend(clear_unused(folder, max_bytes=0)), digest(path))[1])
     with warnings.catch_warnings(action="error"):
         encoded = prepare(tmp_path, 0)
     assert encoded.tokens.from_cache and len(cleared) == 1 and len(sets(folder)) == 1 and "0 더하기" in text(encoded)

@@ -35,6 +35,8 @@ def shown(cell: dict) -> list[dict]:
     for output in cell["outputs"]:
         if output["output_type"] == "stream" and (output["name"] == "stderr" or NOISE.match(output["text"])):
             continue
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+            continue
         if output["output_type"] == "execute_result":
             output["execution_count"] = None
         kept.append(output)
@@ -46,7 +48,7 @@ def refresh(path: Path) -> float:
     started, notebook = time.monotonic(), nbformat.read(path, as_version=4)
     whole, ran = notebook.cells, [cell for cell in notebook.cells if cell.cell_type != "code" or not LEFT_OUT.search(cell.source)]
     notebook.cells = ran
-    client = NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
+    client = NotebookClient(notebook, timeout=900, kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=CRITICAL"], resources={"metadata": {"path": str(path.parent)}})
     client.execute()
     written = json.loads(path.read_text(encoding="utf-8"))
     for cell, old in zip(whole, written["cells"]):
@@ -70,7 +72,7 @@ def split_lines(output: dict) -> dict:
 def main(names: list[str]) -> int:
     "Refresh the notebooks named, or all of them; say which fail."
     os.environ |= {"IN_TEST": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline", "MLFLOW_DISABLE_TELEMETRY": "true",
-                   "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "COLUMNS": "120"}
+                   "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "COLUMNS": "120", "TQDM_DISABLE": "1"}
     failed = []
     for path in [Path(name).resolve() for name in names] or chapters():
         try:

@@ -24,7 +24,7 @@ def has_gpu() -> bool:
 
     return torch.cuda.is_available()
 
-# %% ../../nbs/13_common/03_device.ipynb #da6f67f4
+
 def peak_memory() -> int:  # bytes
     "Return the most memory that was in use so far: of the GPU where there is one, else of this process."
     import resource
@@ -33,5 +33,5 @@ def peak_memory() -> int:  # bytes
 
     if has_gpu():
         return torch.cuda.max_memory_allocated()
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux KiB

@@ -58,8 +58,9 @@ def entry_from(
         problem = error.errors()[0]
         if isinstance(problem.get("ctx", {}).get("error"), LabError):
             raise problem["ctx"]["error"] from None
-        where = "".join(f"{step}." for step in problem["loc"]).removesuffix(".")
-        words = ": ".join(filter(None, [parameter, where, problem["msg"][0].lower() + problem["msg"][1:]]))
+        where = ".".join(map(str, problem["loc"]))
+        complaint = problem["msg"][0].lower() + problem["msg"][1:]
+        words = ": ".join(filter(None, [parameter, where, complaint]))
         raise LabError(f"{words}. Fields of {kind.__name__}: {names}.") from None
 
 

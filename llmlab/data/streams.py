@@ -57,10 +57,10 @@ def open_sources(settings: DataSettings) -> list[Source]:
         used = {validation or training: True} if tested else {training: False} if tests or not validation else {training: False, validation: True}
         notes += [f"splits of {part.name} not used: {', '.join(split for split in splits if split not in used)}"] if len(splits) > len(used) else []
         for split, given in used.items():
-            settings = dict(task=part.preset.task if task == "auto" else task if isinstance(task, str) else "own", strict=len(parts) == 1 and not tests,
+            checks = dict(task=part.preset.task if task == "auto" else task if isinstance(task, str) else "own", strict=len(parts) == 1 and not tests,
                             column_mapping={**part.preset.column_mapping, **settings.column_mapping})
             account = PartReport(f"{part.name} ({split})" if split else part.name, part.preset.license, part.name, notes=notes)
-            sources.append(Source(account, part, number, given, splits[split], settings))
+            sources.append(Source(account, part, number, given, splits[split], checks))
     return sources
 
 # %% ../../nbs/01_data/05_streams.ipynb #c30df75e

@@ -42,7 +42,7 @@ def start_record(config: ExperimentConfig) -> Record:
         record.mlflow.reopen()
     elif "mlflow" in config.report_to:
         tags = {"llmlab.run_id": folder.name, "llmlab.folder": str(folder)}
-        record.mlflow = MlflowRun(tracking_uri(config.mlflow_tracking_uri, config.output_dir), config.experiment_name,
+        record.mlflow = MlflowRun.start(tracking_uri(config.mlflow_tracking_uri, config.output_dir), config.experiment_name,
                                   config.run_name or folder.name, tags, folder.parent / "artifacts", "llmlab.run_id" if config.resume else None)
         record.note(mlflow_run_id=record.mlflow.run_id)
     atexit.register(record.close, "interrupted")

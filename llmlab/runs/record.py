@@ -21,7 +21,7 @@ from ..config.schema import ExperimentConfig
 from ..experiment.extensions import load_extensions
 from ..models.checkpoints import hash_weights
 from .environment import describe_environment, describe_git
-from .tracking import resume_mlflow_run, tracking_uri
+from .tracking import MlflowRun, tracking_uri
 from ..training.checkpoints import newest_checkpoint
 
 # %% ../../nbs/06_runs/02_record.ipynb #9da8debc
@@ -96,7 +96,7 @@ class Record:
 def _mlflow_of(record):
     "Open the MLflow run that a record names, or return None where there is none."
     run_id, params = record.content.get("mlflow_run_id"), record.content.get("params", {})
-    return resume_mlflow_run(tracking_uri(params["mlflow_tracking_uri"], params["output_dir"]), run_id) if run_id else None
+    return MlflowRun.open(tracking_uri(params["mlflow_tracking_uri"], params["output_dir"]), run_id) if run_id else None
 
 # %% ../../nbs/06_runs/02_record.ipynb #6488668e
 def end_record(

@@ -41,7 +41,7 @@ from ..common.files import output_folder, project_root, write_atomic
 from ..config.schema import ExperimentConfig
 from ..runs.folders import new_run_id
 from ..runs.parameters import check_parameters
-from ..runs.tracking import MlflowRun, resume_mlflow_run, tracking_uri
+from ..runs.tracking import MlflowRun, tracking_uri
 from .ray import ray_session, require_ray
 
 # %% ../../nbs/11_scale/02_sweep.ipynb #6099a829
@@ -585,14 +585,12 @@ def _parent_run(sweep, folder, config):
     job = json.loads(path.read_text(encoding="utf-8"))
     uri = tracking_uri(config.mlflow_tracking_uri, config.output_dir)
     if job["mlflow_run_id"]:
-        parent = resume_mlflow_run(uri, job["mlflow_run_id"])
+        parent = MlflowRun.open(uri, job["mlflow_run_id"])
         parent.reopen()
         return parent
     if "mlflow" not in config.report_to:
-        parent = MlflowRun.__new__(MlflowRun)
-        parent.uri, parent.client, parent.run_id, parent.problems, parent.under_way = uri, None, None, [], []
-        return parent
-    parent = MlflowRun(uri, config.experiment_name, folder.name, {"llmlab.sweep": folder.name}, folder.parent.parent / "artifacts")
+        return MlflowRun(uri)
+    parent = MlflowRun.start(uri, config.experiment_name, folder.name, {"llmlab.sweep": folder.name}, folder.parent.parent / "artifacts")
     parent.log_params({name: value for name, value in asdict(sweep).items()})
     write_atomic(path, json.dumps({**job, "mlflow_run_id": parent.run_id}, ensure_ascii=False, indent=1) + "\n")
     return parent

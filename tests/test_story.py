@@ -1,0 +1,123 @@
+"""The house as a story: results are shown, code is plain, floors hold, and nothing grows beyond its limit."""
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+from measure_house import (LINE_WIDTH, SPINE, WHOLE_RUNS, imports, measure, read_modules, read_notebooks, restated_defaults,  # noqa: E402
+                           circles, nested_ternaries, train_modules, upward)
+
+MAX_CELLS = 60  # of a notebook
+MAX_EXPORTS_UNSHOWN = 3  # exported cells in a row without a cell that shows something
+MAX_CODE_LINES = 9_200  # of the package
+MAX_SPINE_LINES = 2_500  # of the modules that a sceptic must read to believe the claims
+MAX_NODES_A_LINE = 6.0  # expression nodes for each code line
+MAX_TERNARIES = 56  # for 1,000 lines that are not blank
+MAX_TRAIN_MODULES = 26  # that train.ipynb goes through, one after another
+
+NOTEBOOKS = read_notebooks(ROOT)
+CHAPTERS = [notebook for notebook in NOTEBOOKS if notebook.module]
+MODULES = read_modules(ROOT)
+
+
+def named(notebook):
+    return str(notebook.path.relative_to(ROOT / "nbs"))
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return measure(ROOT, defaults=False)
+
+
+# Results are shown
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=named)
+def test_cells_that_should_show_something_do(notebook):
+    silent = [(number, notebook.cells[number].source) for number in notebook.missing()]
+    assert not silent, "run `python tools/outputs.py NOTEBOOK`, or end the cell with a semicolon"
+
+
+@pytest.mark.parametrize("notebook", CHAPTERS, ids=named)
+def test_few_definitions_follow_one_another_without_a_result(notebook):
+    run, number = notebook.longest_run()
+    assert run <= MAX_EXPORTS_UNSHOWN, f"{run} exported cells without a shown one, up to cell {number}"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=named)
+def test_notebooks_are_short(notebook):
+    assert len(notebook.cells) <= MAX_CELLS
+
+
+def test_committed_outputs_are_the_same_everywhere():
+    texts = {}
+    for notebook in CHAPTERS:
+        for number, cell in enumerate(notebook.cells):
+            texts[named(notebook), number] = "".join(str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
+                                                     for output in cell.outputs)
+    addresses = [place for place, text in texts.items() if " at 0x" in text or "/tmp/" in text or str(ROOT) in text]
+    assert not addresses, "an address or a folder of one machine is shown"
+
+
+# Plain code
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=named)
+def test_code_lines_are_narrow(notebook):
+    assert not notebook.long_lines(), f"more than {LINE_WIDTH} characters"
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("tests/*.py"), *ROOT.glob("tools/**/*.py")]), ids=lambda path: path.name)
+def test_scripts_are_narrow(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert not [number for number, line in enumerate(lines, 1) if len(line) > LINE_WIDTH]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=named)
+def test_no_ternary_holds_another(notebook):
+    nested = [(number, line) for number, cell in enumerate(notebook.code_cells) for line in nested_ternaries(cell.tree)]
+    assert not nested, "(code cell, line) of a ternary in a ternary"
+
+
+def test_lines_are_not_dense(figures):
+    assert figures["expression nodes a code line"] <= MAX_NODES_A_LINE
+    assert figures["ternaries per 1,000 lines"] <= MAX_TERNARIES
+
+
+# Nothing is written twice
+
+def test_no_default_is_stated_twice():
+    assert not restated_defaults(ROOT)
+
+
+# The house
+
+def test_imports_keep_to_their_floors():
+    done = pytest.importorskip("importlinter.api")
+    from importlinter.cli import lint_imports
+
+    assert done and lint_imports(config_filename=str(ROOT / "tests" / "floors.ini"), no_cache=True) == 0
+
+
+def test_imports_inside_functions_keep_to_them_too():
+    assert not upward(ROOT, MODULES)
+    assert not circles(imports(MODULES))
+
+
+def test_package_keeps_to_its_size(figures):
+    assert figures["code lines"] <= MAX_CODE_LINES
+
+
+def test_spine_can_be_read_in_an_evening(figures):
+    assert {module.name for module in MODULES} >= set(SPINE)
+    assert figures["code lines of the spine"] <= MAX_SPINE_LINES
+
+
+def test_train_reads_as_sentences():
+    assert len(train_modules(ROOT)) <= MAX_TRAIN_MODULES
+
+
+def test_whole_runs_are_left_out_of_examples_alike():
+    from outputs import WHOLE_RUNS as also
+
+    assert WHOLE_RUNS == also
