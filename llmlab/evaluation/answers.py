@@ -59,7 +59,7 @@ def answer_rows(
     for limit, windows in asked.items():
         examples = [encoded.examples[window] for window in windows]
         prompts = [list(example.input_ids[:example.prompt_length]) for example in examples]
-        answers = generate_scored(model, tokenizer, prompts, limit, settings.per_device_eval_batch_size, settings.generation_args)
+        answers = generate_scored(model, tokenizer, prompts, limit, settings)
         for window, answer in zip(windows, answers):
             row = encoded.row_of[window]
             if row not in best or answer.log_probability > best[row].log_probability:
@@ -182,7 +182,7 @@ def answer_questions(
     prompt = find_prompt(settings.prompt)
     examples = [tokenize(render(prompt, {**row, "answer": row["answer"] or "답"}, tokenizer), tokenizer, chat=prompt.chat) for row in questions]
     prompts = [list(example.input_ids[:example.prompt_length]) for example in examples]
-    return generate_answers(model, tokenizer, prompts, length, settings.per_device_eval_batch_size, settings.generation_args)
+    return generate_answers(model, tokenizer, prompts, length, settings)
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #bf9bd43e
 def pair_answers(

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..common.errors import LabError, closest
 from ..common.files import find_path
 from ..common.settings import AnswerSettings, takes_settings
-from .generation import answering
+from .generation import eval_mode
 
 # %% ../../nbs/05_evaluation/06_benchmarks.ipynb #9e07c61b
 @takes_settings("lm_eval_tasks")
@@ -39,7 +39,7 @@ def run_lm_eval(
     manager = TaskManager(include_path=[str(path.parent) for path in files.values()] or None, include_defaults=len(files) < len(names))
     if unknown := next((name for name in names if name not in manager.all_tasks), None):
         raise LabError(f"lm_eval_tasks: '{unknown}' is not known to lm-eval.{closest(unknown, manager.all_tasks)} `lm-eval ls tasks` lists them all.")
-    with answering(model):
+    with eval_mode(model):
         scorer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.per_device_eval_batch_size)
         try:
             found = simple_evaluate(model=scorer, tasks=names, task_manager=manager, limit=settings.lm_eval_limit, log_samples=False)

@@ -226,7 +226,8 @@ class ServedModel:
         rows = table if isinstance(table, list) else table.to_dict("records")
         rows = [{name: value for name, value in row.items() if isinstance(value, str)} for row in rows]
         session, prompts = self.session, [self.session.prompt_ids(**row) for row in rows]
-        return generate_answers(session.model, session.tokenizer, prompts, session.max_new_tokens, 1, session.generation_args)
+        return generate_answers(session.model, session.tokenizer, prompts, session.max_new_tokens, per_device_eval_batch_size=1,
+                                generation_args=session.generation_args)
 
 # %% ../../nbs/10_publish/03_chat.ipynb #66259253
 def _load_pyfunc(data_path):

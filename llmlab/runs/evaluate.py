@@ -28,7 +28,7 @@ from ..config.load import make_config
 from ..common.settings import LoraSettings, TrainingSettings, WatchSettings, coerce
 from ..config.schema import ExperimentConfig
 from ..evaluation.answers import loss_measures
-from ..evaluation.generation import answering
+from ..evaluation.generation import eval_mode
 from ..evaluation.tasks import choose_task
 from ..experiment.extensions import load_extensions
 from ..models.checkpoints import choose_dtype, load_base_model, load_tokenizer, locate_model, make_quantization
@@ -180,7 +180,7 @@ def held_out_loss(
 
     learned = [index for index, example in enumerate(encoded.examples) if example.learned]  # windows without the answer have no loss
     batcher = Batcher("padded" if forest_problem(model) else "tree", choose_pack_tokens(encoded.encoder.max_length), per_device_eval_batch_size, tokenizer.pad_token_id)
-    with answering(model):
+    with eval_mode(model):
         totals = held_out_totals(model, find_head(model), batcher, torch.utils.data.Subset(encoded.examples, learned))
     metrics = {"eval_loss": float(totals[0] / totals[1])}
     return {**metrics, **loss_measures(metrics, encoded, tokenizer)}

@@ -28,7 +28,7 @@ def main():
                   lr_scheduler_type="constant", warmup_steps=0, dtype="float32", shuffle=False, report_to=[], seed=task["seed"], max_length=longest,
                   target_modules=task["lora_targets"], **{name: task[name] for name in ("learning_rate", "lora_r", "lora_alpha")})
     tokenizer, model, clock = load_tokenizer(task["model"]), load_model(task), Clock()
-    fix_randomness(task["seed"])
+    fix_randomness(task["seed"], num_threads=None)
 
     def warm_up(model):
         batch = trainer.batcher.batches(examples)[0][0]
