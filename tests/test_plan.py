@@ -12,7 +12,11 @@ from llmlab.config.schema import ExperimentConfig
 from llmlab.common.errors import LabError
 from llmlab.models.checkpoints import count_parameters, locate_model
 from llmlab.tokens.tokenize import Example
-from llmlab.experiment.plan import Meter, Work, count_bytes, find_blueprint, find_passes, learned_tokens, make_plan, outline_head, outline_model, place_outline, plan_lines, trace_quickly, trace_run, without_content
+from llmlab.experiment.meta_model import build_meta_model, find_blueprint, place_meta_model
+from llmlab.experiment.meter import Meter, count_bytes
+from llmlab.experiment.passes import Work, find_passes, pass_tokens, supervised_tokens
+from llmlab.experiment.plan import make_plan, plan_lines
+from llmlab.experiment.trace import find_meta_head, trace_quickly, trace_run, without_content
 from llmlab.models.testing import save_tiny_checkpoint, save_to_hub_cache, tiny_model, tiny_tokenizer
 from llmlab.batching.batcher import batch_mode
 from llmlab.training.trainer import build_model, make_trainer
@@ -41,7 +45,7 @@ def folders(tmp_path_factory):
 def both(folder, settings):
     """Build a model twice: for real, and in outline."""
     config = ExperimentConfig(model=str(folder), **settings)
-    return config, build_model(config, locate_model(str(folder))), outline_model(config, find_blueprint(str(folder)))
+    return config, build_model(config, locate_model(str(folder))), build_meta_model(config, find_blueprint(str(folder)))
 
 
 def tensors_of(model):
@@ -62,7 +66,7 @@ def test_outline_has_the_parameters_and_bytes_of_the_real_model(folders, family,
     config, real, outline = both(folders[family], WAYS[way])
     assert count_parameters(outline) == count_parameters(real)
     with FakeTensorMode():
-        assert count_bytes(place_outline(outline, "cpu")) == count_bytes(tensors_of(real))
+        assert count_bytes(place_meta_model(outline, "cpu")) == count_bytes(tensors_of(real))
 
 
 @pytest.mark.parametrize("family, batching, way", [
@@ -73,7 +77,7 @@ def test_step_without_content_holds_what_a_real_step_holds(folders, family, batc
     cut = passes(batching)
     planned = trace_run(config, find_blueprint(str(folders[family])), cut)
     head, trained = find_head(real), [parameter for parameter in real.parameters() if parameter.requires_grad]
-    with Meter(words=real.get_input_embeddings().weight.shape[0], known=tensors_of(real)) as meter, batch_mode(real, cut.train):
+    with Meter(vocab_size=real.get_input_embeddings().weight.shape[0], known=tensors_of(real)) as meter, batch_mode(real, cut.train):
         for parameter in trained:
             parameter.register_post_accumulate_grad_hook(lambda parameter: meter.enter(parameter.grad, "gradients"))
         loss_of_answers(real.train(), head, cut.train)[0].backward()
@@ -95,10 +99,10 @@ def test_bytes_saved_for_the_backward_pass_are_those_that_hooks_see(folders, way
         return count_bytes(tensor for tensor in kept if tensor.untyped_storage()._cdata not in known), loss
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    outside, learned = without_content(batch, mode, "cpu"), learned_tokens(batch)
+    outside, learned = without_content(batch, mode, "cpu"), supervised_tokens(batch)
     with mode:
-        place_outline(outline, "cpu")
-        head = outline_head(outline)
+        place_meta_model(outline, "cpu")
+        head = find_meta_head(outline)
         with Meter(learned):
             planned = saved(outline, head, outside)[0]
     assert planned == saved(real, find_head(real), batch)[0] > 0
@@ -120,8 +124,8 @@ def test_head_is_found_without_content(folders, family):
     config, real, outline = both(folders[family], {})
     expected = find_head(real)
     with FakeTensorMode():
-        place_outline(outline, "cpu")
-        assert (outline_head(outline) is None) == (expected is None)
+        place_meta_model(outline, "cpu")
+        assert (find_meta_head(outline) is None) == (expected is None)
 
 
 def tiny_plan(folder, **settings):
@@ -161,7 +165,7 @@ def test_passes_are_those_of_the_trainer(folders, tmp_path, batching):
     steps = list(trainer.get_train_dataloader())
     assert len(steps) == cut.steps == 2
     assert sum(step["sharing"].tokens_computed for step in steps) == cut.sharing.tokens_computed
-    assert max(planning.pass_tokens(batch) for step in steps for batch in step["batches"]) == planning.pass_tokens(cut.train)
+    assert max(pass_tokens(batch) for step in steps for batch in step["batches"]) == pass_tokens(cut.train)
 
 
 def test_model_without_packs_is_planned_as_it_is_trained(folders, monkeypatch):

@@ -48,13 +48,13 @@ def refresh(path: Path) -> float:
     started, notebook = time.monotonic(), nbformat.read(path, as_version=4)
     whole, ran = notebook.cells, [cell for cell in notebook.cells if cell.cell_type != "code" or not LEFT_OUT.search(cell.source)]
     notebook.cells = ran
-    client = NotebookClient(notebook, timeout=900, kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=CRITICAL"], resources={"metadata": {"path": str(path.parent)}})
+    client = NotebookClient(notebook, timeout=900, kernel_name="python3", coalesce_streams=True, extra_arguments=["--IPKernelApp.log_level=CRITICAL"], resources={"metadata": {"path": str(path.parent)}})
     client.execute()
     written = json.loads(path.read_text(encoding="utf-8"))
     for cell, old in zip(whole, written["cells"]):
         if cell.cell_type == "code" and not LEFT_OUT.search(cell.source):
             old["outputs"] = [split_lines(output) for output in shown(cell)]
-    path.write_text(json.dumps(written, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(written, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return time.monotonic() - started
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .attention import forest_mode
-from .forest import Sharing, make_packs, share_out
+from .forest import Sharing, make_packs, spread_packs
 from .loss import loss_of_answers
 from .padded import collate_padded
 from ..common.device import has_gpu
@@ -50,7 +50,7 @@ class Batcher:
     def __call__(self, examples: list[Example]) -> dict:  # batches: of this process; learned: tokens of the whole step
         "Make this process's part of a step."
         made, sizes = self.batches(examples)
-        own = [made[number] for number in share_out(sizes, self.processes)[self.process]]
+        own = [made[number] for number in spread_packs(sizes, self.processes)[self.process]]
         learned, sharing = sum(stop - max(1, start) for example in examples for start, stop in example.learned), Sharing()
         sharing.add(examples, sizes, learned)
         return {"batches": own or [{**made[0], "idle": True}], "learned": learned, "sharing": sharing}

@@ -154,6 +154,3 @@ def figure_html(figure) -> str:  # `figure`: matplotlib's
 def clock(seconds: float) -> str:
     "Write a time as minutes and seconds."
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-_clock = clock

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CACHE_BYTES', 'CACHE_DAYS', 'IN_USE_DAYS', 'DAY_SECONDS', 'write_atomic', 'write_json', 'write_json_lines',
-           'mark_used', 'clear_unused', 'project_root', 'find_path', 'output_folder', 'bundled']
+           'read_json_lines', 'mark_used', 'clear_unused', 'project_root', 'find_path', 'output_folder', 'bundled']
 
 # %% ../../nbs/13_common/02_files.ipynb #common-files-imports
 import collections
@@ -37,6 +37,12 @@ def write_json_lines(path: Path, lines: typing.Iterable[dict]):
     "Write a file of one JSON object a line."
     write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
+# %% ../../nbs/13_common/02_files.ipynb #files-lines
+def read_json_lines(path: Path) -> list[dict]:
+    "Read a file of one JSON object a line, less a last line that is only half there; no file holds no lines."
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.split("\n") if line.endswith("}")]
+
 # %% ../../nbs/13_common/02_files.ipynb #a9da802f
 CACHE_BYTES = 10 * 2**30  # beyond this size the least recently used goes
 CACHE_DAYS = 30  # what was not used for so long goes anyway
@@ -51,7 +57,7 @@ def mark_used(path: Path):
     try:
         with FileLock(path.parent / "lock"):
             for file in path.parent.glob(f"{path.stem}.*"):
-                os.utime(file)
+                os.utime(file)  # its time of change: times of reading are not kept on many machines
     except OSError:  # there is no such cache yet, or others keep it and one may only read
         pass
 

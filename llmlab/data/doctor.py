@@ -14,14 +14,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from .report import PLACES
+from .report import PLACES_PER_REASON
 from .rows import normalize, row_digest
 from .split import draw
 
 # %% ../../nbs/01_data/07_doctor.ipynb #bc0c3a94
 def find_duplicates(
     *splits: typing.Iterable[dict],  # rows in the lab's shape, such as `data.train, data.held_out`
-    limit: int = PLACES,  # pairs named
+    limit: int = PLACES_PER_REASON,  # pairs named
 ) -> tuple[int, list[tuple[str, str, bool]]]:  # how many there are; where the first pairs stand, and whether both rows say exactly the same
     "Find rows that ask, up to spacing and punctuation, what an earlier row asks about the same text."
     import numpy
@@ -114,7 +114,7 @@ def check_each(
         for check in checks:
             if match := check.finds(row, text):
                 found[check.what].append(row["where"] + (f" ('{visible(match[0])}')" if isinstance(match, re.Match) else ""))
-    return (Finding(check.level, f"rows {check.what}", len(found[check.what]), found[check.what][:PLACES], check.mend) for check in checks if found[check.what])
+    return (Finding(check.level, f"rows {check.what}", len(found[check.what]), found[check.what][:PLACES_PER_REASON], check.mend) for check in checks if found[check.what])
 
 # %% ../../nbs/01_data/07_doctor.ipynb #ef516f56
 NEAR = 0.7  # of the pieces of both texts together, so many are common
@@ -187,7 +187,7 @@ def find_leaks(
                                      ("serious", "held out, and the same question with the same answer is trained on", len(repeated), repeated),
                                      ("look", f"held out, and a text or question nearly the same ({NEAR:.0%} alike or more) is trained on", count, closest)):
         if rows:
-            yield Finding(level, f"rows are {what}", rows, where[:PLACES], other)
+            yield Finding(level, f"rows are {what}", rows, where[:PLACES_PER_REASON], other)
 
 # %% ../../nbs/01_data/07_doctor.ipynb #73e7ef4a
 def check_duplicates(*splits: Iterable[dict]) -> Iterator[Finding]:
@@ -197,4 +197,4 @@ def check_duplicates(*splits: Iterable[dict]) -> Iterator[Finding]:
                              (False, "ask what an earlier row asks (up to spacing and punctuation), with another answer", "See which of them is right.")):
         places = [f"{later} (as {first})" for first, later, exact in pairs if exact == same]
         if places:
-            yield Finding("look", f"rows {what}", len(places), places[:PLACES], mend)
+            yield Finding("look", f"rows {what}", len(places), places[:PLACES_PER_REASON], mend)

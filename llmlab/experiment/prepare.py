@@ -13,8 +13,9 @@ from ..config.schema import ExperimentConfig
 from ..data.load import Data, load_data
 from .resolve import resolve_config
 from ..models.checkpoints import Checkpoint, load_tokenizer, locate_model
-from ..tokens.encode import Encoded, ExampleStream, encode_rows, encode_stream
+from ..tokens.encode import Encoded, ExampleStream, encode_rows, encode_stream, show_tokens
 from ..tokens.prompts import Prompt, find_prompt
+from ..tokens.show import show_example
 
 # %% ../../nbs/09_experiment/01_prepare.ipynb #prepare-class
 @dataclass
@@ -40,6 +41,20 @@ class Prepared:
     def held_out(self) -> Encoded:
         "Turn the eval set into examples: all of them, and all windows of those that are too long."
         return encode_rows(self.data.held_out, self.prompt, self.tokenizer, self.config, held_out=True)
+
+    def choices(self) -> str:
+        "Say in a line what was left open and what it came to."
+        config = self.config
+        trained = f"{config.dtype} weights, LoRA on {config.target_modules}" if config.use_peft else f"{config.dtype} weights, all trained"
+        return f"task {config.task}, prompt {config.prompt}, {trained}"
+
+    def show_tokens(self):  # an object that Jupyter shows as a table
+        "Show how long examples are, and what was cut or dropped."
+        return show_tokens(self.train.tokens, self.held_out.tokens)
+
+    def show_example(self):  # an object that Jupyter shows
+        "Show one example as the model gets it; of a stream one of the eval set, since its own are not there yet."
+        return show_example(self.held_out if self.config.streaming else self.train)
 
     def token_counts(self) -> dict[str, dict]:  # for the record; those of a stream are of what has passed so far
         "Say how many tokens there are, and what was cut or dropped."

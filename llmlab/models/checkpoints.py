@@ -189,14 +189,7 @@ def locate_model(settings: ModelSettings) -> Checkpoint:
         length = preset.context_length
         return Checkpoint(name, path, preset.id, package.sha256, preset.license, preset.family, length, preset)
     address = preset.id if preset else model
-    if folder:
-        if not (folder / "config.json").is_file():
-            raise LabError(f"model={address!r}: the folder {folder} has no config.json. It must be a transformers "
-                           "checkpoint, as save_pretrained writes it.")
-        source = {"path": folder, "id": folder.name, "revision": None, "license": "see the folder"}
-    else:
-        path = fetch_from_hub(address, revision, cache_dir)
-        source = {"path": path, "id": address, "revision": path.name, "license": "see its page on the hub"}
+    source = _folder_source(address, folder) if folder else _hub_source(address, revision, cache_dir)
     config = load_config(source["path"])
     length = getattr(config, "max_position_embeddings", None)
     if preset:
@@ -204,6 +197,18 @@ def locate_model(settings: ModelSettings) -> Checkpoint:
     if isinstance(model, dict):  # what a person writes goes before what the file says
         length = preset.context_length or length
     return Checkpoint(name=name, family=config.model_type, context_length=length, preset=preset, **source)
+
+
+def _folder_source(address, folder):
+    if not (folder / "config.json").is_file():
+        raise LabError(f"model={address!r}: the folder {folder} has no config.json. It must be a transformers "
+                       "checkpoint, as save_pretrained writes it.")
+    return {"path": folder, "id": folder.name, "revision": None, "license": "see the folder"}
+
+
+def _hub_source(address, revision, cache_dir):
+    path = fetch_from_hub(address, revision, cache_dir)
+    return {"path": path, "id": address, "revision": path.name, "license": "see its page on the hub"}
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #951272fe
 @takes_settings()

@@ -6,51 +6,68 @@
 __all__ = ['FinishedRun', 'load_trained']
 
 # %% ../../nbs/06_runs/07_finished.ipynb #runs-finished-imports
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ..common.errors import LabError
+from ..common.files import read_json_lines
 from ..config.schema import ExperimentConfig
 from ..evaluation.tasks import TASKS, find_task
 from ..experiment.extensions import load_extensions
 from ..models.adapters import grow_embeddings
 from ..models.checkpoints import choose_dtype, load_base_model, load_tokenizer, locate_model, make_quantization
-from ..tokens.prompts import find_prompt, render
+from .folders import read_record
+from ..tokens.prompts import Span, find_prompt, render
 
 # %% ../../nbs/06_runs/07_finished.ipynb #329775e6
 class FinishedRun:
     "The settings, facts and weights of a run that finished."
 
     def __init__(self, folder: str | Path):
-        self.folder, self.weights = Path(folder), Path(folder) / "adapter"
+        self.folder = Path(folder)
+        self.weights = self.folder / "adapter"
         if not (self.folder / "record.json").is_file():
             raise LabError(f"{folder} is no run: it has no record.json. Name a folder under runs/.")
-        self.record = json.loads((self.folder / "record.json").read_text(encoding="utf-8"))
-        if self.record["status"] != "finished":
-            raise LabError(f"Run {self.folder.name} is {self.record['status']}: only what a finished run trained can be used. Resume or repeat it first.")
+        self.record = read_record(self.folder)
         self.full = (self.weights / "config.json").is_file()  # all weights, not an adapter
-        if not self.full and not (self.weights / "adapter_config.json").is_file():
-            raise LabError(f"Run {self.folder.name} has no weights in adapter/ (they do not travel with git): copy them from where it was trained, or rerun it.")
-        try:
-            self.config = ExperimentConfig(**self.record["params"])
-        except ValidationError as error:
-            raise LabError(f"Run {self.folder.name} has settings that this llmlab does not know: {error.errors()[0]['loc'][0]}. Use the version that "
-                           f"made it: {self.record['environment']['packages']['llmlab']}.") from None
+        self._check()
+        self.config = self._read_config()
         load_extensions(self.config.extensions)
         self.checkpoint = locate_model(self.config)
         self.tokenizer = load_tokenizer(self.checkpoint.path, self.config)
-        self.prompt, task = find_prompt(self.record.get("entries", {}).get("prompt", self.config.prompt)), self.config.task  # as it was then
-        self.max_new_tokens = self.config.max_new_tokens or max(find_task(each).max_new_tokens for each in (TASKS if task == "auto" else [task]))
+        self.prompt = find_prompt(self.record.get("entries", {}).get("prompt", self.config.prompt))
+
+    def _check(self):
+        name, status = self.folder.name, self.record["status"]
+        if status != "finished":
+            raise LabError(f"Run {name} is {status}: only what a finished run trained can be used. "
+                           "Resume or repeat it first.")
+        if not self.full and not (self.weights / "adapter_config.json").is_file():
+            raise LabError(f"Run {name} has no weights in adapter/ (they do not travel with git): "
+                           "copy them from where it was trained, or rerun it.")
+
+    def _read_config(self):
+        try:
+            return ExperimentConfig(**self.record["params"])
+        except ValidationError as error:
+            setting, version = error.errors()[0]["loc"][0], self.record["environment"]["packages"]["llmlab"]
+            raise LabError(f"Run {self.folder.name} has settings that this llmlab does not know: {setting}. "
+                           f"Use the version that made it: {version}.") from None
+
+    @property
+    def max_new_tokens(self) -> int:
+        "Return the length of an answer: as set, else the longest of the tasks that the run may have."
+        task = self.config.task
+        tasks = TASKS if task == "auto" else [task]
+        return self.config.max_new_tokens or max(find_task(name).max_new_tokens for name in tasks)
 
     def example(self) -> dict:
-        "Return a held-out row of the run's own, or else a question."
-        path = self.folder / "samples.jsonl"
-        line = next(iter(path.read_text(encoding="utf-8").splitlines()), "") if path.is_file() else ""
-        return json.loads(line) if line else {"question": "대한민국의 수도는 어디인가요?"}
+        "Return a row of the run's own eval set, or else a question."
+        samples = read_json_lines(self.folder / "samples.jsonl")
+        return samples[0] if samples else {"question": "대한민국의 수도는 어디인가요?"}
 
-    def spans(self, row: dict) -> list:  # of llmlab.tokens.prompts.Span
+    def spans(self, row: dict) -> list[Span]:
         "Write a row as this run was asked in training."
         return render(self.prompt, {**row, "answer": ""}, self.tokenizer)
 
@@ -63,13 +80,15 @@ def load_trained(
     from peft import PeftModel
     import torch
 
-    config, dtype = run.config, torch.float32 if float32 else choose_dtype(run.config.dtype, run.config.fp16)
-    if run.full:
-        return load_base_model(run.weights, dtype).eval()
+    config = run.config
     stored = choose_dtype(config.dtype, config.fp16)
+    if run.full:
+        return load_base_model(run.weights, torch.float32 if float32 else stored).eval()
     quantization = make_quantization(stored, config)
     base = load_base_model(run.checkpoint.path, stored, quantization)
+    if float32 and quantization:
+        base = base.dequantize(torch.float32)
     if float32:
-        base = (base.dequantize(dtype) if quantization else base).to(dtype)
+        base = base.to(torch.float32)
     grow_embeddings(base, run.tokenizer)
     return PeftModel.from_pretrained(base, run.weights).eval()

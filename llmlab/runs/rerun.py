@@ -20,7 +20,8 @@ from ..evaluation.tasks import TASKS
 from ..experiment.extensions import load_extensions
 from ..models.checkpoints import check_model_name
 from ..models.presets import MODELS
-from .record import Record, _to_json, environment_changes
+from .environment import environment_changes
+from .record import Record, to_json
 from ..tokens.prompts import PROMPTS
 
 # %% ../../nbs/06_runs/08_rerun.ipynb #88a95fcf
@@ -61,7 +62,7 @@ def _changed_entries(own, entries):
     recorded = {"model": entries.get("model"), "prompt": entries.get("prompt"), "task": tasks.get(str(own["task"]))}
     for parameter, registry in (("model", MODELS), ("prompt", PROMPTS), ("task", TASKS)):
         name, entry = own[parameter], recorded[parameter]
-        if entry and isinstance(name, str) and (name not in registry or json.loads(_to_json(asdict(registry[name]))) != entry):
+        if entry and isinstance(name, str) and (name not in registry or json.loads(to_json(asdict(registry[name]))) != entry):
             print(f"{parameter} {name} has changed since: it is taken from the record.")
             changed[parameter] = entry
     return changed

@@ -11,12 +11,14 @@ LONGEST = 2048  # tokens of an example
 
 def read_rows(source: str) -> list:
     """Read a set's rows in the lab's shape."""
-    from llmlab.data.report import PartReport, check_rows
-    from llmlab.data.sources import check_dataset_name, open_part
+    from llmlab.common.settings import DataSettings
+    from llmlab.data.report import SplitReport, check_rows
+    from llmlab.data.sources import check_dataset_name, open_member
 
-    part = check_dataset_name(source)[0]
-    _, _, splits = open_part(part, [])
-    return list(check_rows(next(iter(splits.values()))(), PartReport(part.name, part.preset.license)))
+    member = check_dataset_name(source)[0]
+    _, _, readers = open_member(member, None, DataSettings(), [])
+    report = SplitReport(member.name, member.preset.license)
+    return list(check_rows(next(iter(readers.values()))(), report, "auto", {}))
 
 
 def spread(things: list, count: int) -> list:
