@@ -1,4 +1,4 @@
-"""llmlab: a notebook-first lab for fine-tuning language models. What one writes in a notebook is offered here, and imported when it is used."""
+"""A notebook-first lab for fine-tuning language models. What one writes in a notebook is offered here, and imported when it is used."""
 __version__ = "0.1.0"
 
 import lazy_loader
@@ -6,21 +6,34 @@ import lazy_loader
 from llmlab.common import device as _device  # noqa: F401  says how torch is to use memory, before anything imports torch
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    "common.errors": ["LabError"],
-    "config.load": ["make_config"],
+    # What an experiment is, and what it reads
     "config.schema": ["ExperimentConfig"],
-    "data.load": ["load_data"],
+    "config.load": ["make_config"],
     "data.sources": ["DATASETS", "DatasetPreset"],
-    "evaluation.answers": ["answer_rows"],
-    "evaluation.scores": ["korquad_score", "korquad_scores"],
-    "evaluation.tasks": ["TASKS", "Task"],
-    "models.checkpoints": ["load_tokenizer", "locate_model"],
+    "data.load": ["load_data"],
     "models.presets": ["MODELS", "ModelPreset"],
-    "publish.export": ["chat_template"],
-    "publish.merge": ["merge_run"],
-    "runs.lifecycle": ["train_here"],
+    "models.checkpoints": ["load_tokenizer", "locate_model"],
+    "tokens.prompts": ["PROMPTS", "Prompt", "find_prompt", "render"],
+    "tokens.tokenize": ["tokenize"],
     "tokens.encode": ["encode_rows", "encode_stream"],
-    "tokens.prompts": ["PROMPTS", "Prompt", "find_prompt"],
+    "experiment.prepare": ["prepare"],
+    # Training
+    "batching.padded": ["collate_padded"],
+    "batching.batcher": ["Batcher"],
+    "batching.loss": ["find_head", "loss_of_answers"],
+    "training.trainer": ["build_model", "make_trainer", "run_training"],
     "training.gradients": ["check_gradients"],
-    "training.trainer": ["build_model", "make_trainer"],
+    # Answers and their scores
+    "evaluation.tasks": ["SCORES", "TASKS", "Task", "find_task"],
+    "evaluation.scores": ["korquad_score", "korquad_scores"],
+    "evaluation.answers": ["answer_rows"],
+    "evaluation.exam": ["Exam"],
+    # A run, and what comes after it
+    "runs.folders": ["config_from", "find_run"],
+    "runs.lifecycle": ["train_here"],
+    "publish.merge": ["merge_run"],
+    "publish.export": ["chat_template", "export_run"],
+    # Errors, and models small enough for a test
+    "common.errors": ["LabError"],
+    "models.testing": ["TEXT", "save_tiny_checkpoint", "tiny_model", "tiny_tokenizer"],
 })

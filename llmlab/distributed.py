@@ -8,5 +8,7 @@ __all__ = []
 # %% ../nbs/11_scale/04_distributed.ipynb #distributed-main
 from .scale.workers import main
 
+# %% ../nbs/11_scale/04_distributed.ipynb #distributed-run
+#| eval: false
 if __name__ == "__main__":
     main()

@@ -1,4 +1,5 @@
 """The house itself: one version, pinned requirements, a package in step with its notebooks, commands that work."""
+import importlib
 import json
 import os
 import re
@@ -105,13 +106,15 @@ def test_every_promised_python_can_install_the_pins(python):
 # Notebooks first
 
 def test_package_is_what_the_notebooks_export(copy):
+    def modules(package):
+        return {str(path.relative_to(package)): path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+
     package = copy / SETTINGS["lib_path"]
-    for module in package.glob("*.py"):
-        module.unlink()
-    package.joinpath("__init__.py").write_text("")
+    for module in package.rglob("*.py"):  # what a package offers by its own name is written by hand
+        if module.name != "__init__.py":
+            module.unlink()
     succeed(TOOLS / "nbdev_export", cwd=copy)
-    exported = {module.name: module.read_text(encoding="utf-8") for module in package.glob("*.py")}
-    present = {module.name: module.read_text(encoding="utf-8") for module in (ROOT / SETTINGS["lib_path"]).glob("*.py")}
+    exported, present = modules(package), modules(ROOT / SETTINGS["lib_path"])
     assert sorted(exported) == sorted(present)
     different = [name for name in exported if exported[name] != present[name]]
     assert not different, f"run 'make prepare': {different}"
@@ -133,6 +136,13 @@ def test_clean_keeps_tags_and_changes_no_notebook(copy):
     assert not changed, f"run 'make prepare': {changed}"
 
 
+def test_files_beside_the_code_are_shipped(copy):
+    succeed(sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", copy / "built", cwd=copy)
+    beside = [path.relative_to(copy) for path in (copy / SETTINGS["lib_path"]).rglob("*") if path.suffix in (".yaml", ".json", ".jsonl", ".md")]
+    assert Path("llmlab/models/presets.yaml") in beside
+    assert all((copy / "built" / path).is_file() for path in beside)
+
+
 def test_train_has_one_parameters_cell():
     cells = json.loads((ROOT / "nbs" / "train.ipynb").read_text(encoding="utf-8"))["cells"]
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
@@ -149,12 +159,17 @@ def test_hooks_leave_the_work_tree_as_it_is(copy, tmp_path_factory):
     assert "nbdev-merge" in succeed("git", "check-attr", "merge", "nbs/train.ipynb", cwd=copy)
 
 
-def test_package_stays_small():
-    def count(module):
-        return sum(bool(line.strip()) and not line.startswith("# ") for line in module.read_text(encoding="utf-8").splitlines())
+@pytest.mark.parametrize("package", ["llmlab", "llmlab.config", "llmlab.data", "llmlab.evaluation", "llmlab.models"])
+def test_offered_names_are_there(package):
+    """What a package offers by its own name is imported when it is used: each of these names is tried."""
+    offered = importlib.import_module(package)
+    assert offered.__all__ and all(hasattr(offered, name) for name in offered.__all__)
 
-    lines = {module.name: count(module) for module in (ROOT / SETTINGS["lib_path"]).glob("*.py") if module.name != "_modidx.py"}
-    assert sum(lines.values()) < 9000, lines
+
+def test_importing_the_lab_is_quick():
+    """Neither the lab nor its command line loads torch before it is needed."""
+    code = "import sys, llmlab, llmlab.commands.cli; print(sorted({'torch', 'transformers', 'datasets', 'mlflow', 'ray'} & set(sys.modules)))"
+    assert succeed(sys.executable, "-c", code, cwd=ROOT).strip() == "[]"
 
 
 def test_no_file_names_a_machine():

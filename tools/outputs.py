@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WHOLE_RUNS = ("train", "evaluate", "compare", "add_your_own")  # their results are records, not examples
 LEFT_OUT = re.compile(r"^#\|\s*(eval:\s*false|slow|gpu)", re.MULTILINE)
 SILENT = re.compile(r"^#\|\s*(exports?|exporti|hide|default_exp)\b", re.MULTILINE)
+PROGRESS = re.compile(r"^(<progress|[\w ()-]*rows: [\d,]+ rows from the cache|[\w -]*rows prepared \()")  # depends on what the cache has
 NOISE = re.compile(r"^(Failed to load CPU gemm|.*(it/s|s/it)\])", re.MULTILINE)
 
 
@@ -36,6 +37,8 @@ def shown(cell: dict) -> list[dict]:
         if output["output_type"] == "stream" and (output["name"] == "stderr" or NOISE.match(output["text"])):
             continue
         if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+            continue
+        if output["output_type"] == "display_data" and PROGRESS.search(str(output["data"].get("text/html"))):
             continue
         if output["output_type"] == "execute_result":
             output["execution_count"] = None

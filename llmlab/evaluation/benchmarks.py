@@ -7,7 +7,6 @@ __all__ = ['run_lm_eval', 'lm_eval_task_name']
 
 # %% ../../nbs/05_evaluation/06_benchmarks.ipynb #evaluation-benchmarks-imports
 import re
-from importlib.resources import files
 from pathlib import Path
 
 from ..common.errors import LabError, closest
@@ -21,32 +20,62 @@ def run_lm_eval(
     model,
     tokenizer,
     settings: AnswerSettings,
-) -> dict[str, float]:  # such as kobest_boolq_acc and kobest_boolq_acc_stderr, as lm-eval gives them (0 to 1 for accuracies)
+) -> dict[str, float]:  # such as kobest_boolq_acc, as lm-eval gives them: accuracies from 0 to 1
     "Score a model on tasks of lm-eval."
-    lm_eval_tasks = settings.lm_eval_tasks
-    if not lm_eval_tasks:
+    tasks = settings.lm_eval_tasks
+    if not tasks:
         return {}
     try:
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
     except ImportError:
-        raise LabError(f"lm_eval_tasks={lm_eval_tasks}: lm-eval is not installed. Run `pip install 'llmlab[eval]'`, or set lm_eval_tasks to [].") from None
-    files = {name: find_path(name) for name in lm_eval_tasks if name.endswith((".yaml", ".yml"))}
-    if missing := next((name for name, path in files.items() if path is None), None):
-        raise LabError(f"lm_eval_tasks: there is no file {missing}.")
-    names = [lm_eval_task_name(files[name]) if name in files else name for name in lm_eval_tasks]
-    manager = TaskManager(include_path=[str(path.parent) for path in files.values()] or None, include_defaults=len(files) < len(names))
-    if unknown := next((name for name in names if name not in manager.all_tasks), None):
-        raise LabError(f"lm_eval_tasks: '{unknown}' is not known to lm-eval.{closest(unknown, manager.all_tasks)} `lm-eval ls tasks` lists them all.")
+        raise LabError(
+            f"lm_eval_tasks={tasks}: lm-eval is not installed. "
+            "Run `pip install 'llmlab[eval]'`, or set lm_eval_tasks to []."
+        ) from None
+    names, manager = _find_tasks(tasks)
+    options = {"task_manager": manager, "limit": settings.lm_eval_limit, "log_samples": False}
     with eval_mode(model):
         scorer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.per_device_eval_batch_size)
         try:
-            found = simple_evaluate(model=scorer, tasks=names, task_manager=manager, limit=settings.lm_eval_limit, log_samples=False)
+            results = simple_evaluate(model=scorer, tasks=names, **options)["results"]
         except OSError as error:
-            raise LabError(f"lm_eval_tasks={names}: the questions cannot be had ({error}). They come from the hub: connect, or fill its cache.") from None
-    return {f"{task}_{measure.replace(',none', '').replace(',', '_')}": value for task, measures in found["results"].items()
-            for measure, value in measures.items() if "," in measure and isinstance(value, (int, float))}
+            raise LabError(
+                f"lm_eval_tasks={names}: the questions cannot be had ({error}). "
+                "They come from the hub: connect, or fill its cache."
+            ) from None
+    return _flatten(results)
+
+
+def _find_tasks(tasks):
+    "Return the tasks by lm-eval's names, and the manager that knows them."
+    from lm_eval.tasks import TaskManager
+
+    files = {}
+    for name in tasks:
+        if name.endswith((".yaml", ".yml")):
+            files[name] = find_path(name)
+            if files[name] is None:
+                raise LabError(f"lm_eval_tasks: there is no file {name}.")
+    names = [lm_eval_task_name(files[name]) if name in files else name for name in tasks]
+    folders = [str(path.parent) for path in files.values()]
+    manager = TaskManager(include_path=folders or None, include_defaults=len(files) < len(names))
+    for name in names:
+        if name not in manager.all_tasks:
+            unknown = f"'{name}' is not known to lm-eval.{closest(name, manager.all_tasks)}"
+            raise LabError(f"lm_eval_tasks: {unknown} `lm-eval ls tasks` lists them all.")
+    return names, manager
+
+
+def _flatten(results) -> dict[str, float]:
+    "Name each measure `task_measure`; lm-eval calls it `measure,filter`."
+    measures = {}
+    for task, values in results.items():
+        for name, value in values.items():
+            if "," in name and isinstance(value, (int, float)):
+                measure = name.replace(",none", "").replace(",", "_")
+                measures[f"{task}_{measure}"] = value
+    return measures
 
 # %% ../../nbs/05_evaluation/06_benchmarks.ipynb #ca662815
 def lm_eval_task_name(path: Path) -> str:

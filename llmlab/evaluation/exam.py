@@ -26,12 +26,19 @@ class Answers:
 class Exam:
     "Questions that a model is asked more than once."
 
-    def __init__(self, model, tokenizer, held_out: Encoded, settings: AnswerSettings):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        held_out: Encoded,
+        settings: AnswerSettings,
+        all_rows: bool = False,  # ask every question of the eval set, whatever its task
+    ):
         self.model = model
         self.tokenizer = tokenizer
         self.held_out = held_out
         self.settings = settings
-        self.numbers = rows_to_answer(held_out.rows, settings)  # of the rows that are asked
+        self.numbers = list(range(len(held_out.rows))) if all_rows else rows_to_answer(held_out.rows, settings)
         self.questions = load_questions(settings.question_set)
 
     def take(self) -> Answers:
