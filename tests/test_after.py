@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmlab.runs.finished import FinishedRun, load_trained
 from llmlab.publish.export import export_run
-from llmlab.publish.chat import log_mlflow_model, open_chat
+from llmlab.publish.chat import open_chat
+from llmlab.publish.serve import log_mlflow_model
 from llmlab.publish.merge import merge_run
 from llmlab.runs.card import write_card
 from llmlab.common.errors import LabError

@@ -15,7 +15,9 @@ from llmlab.models.testing import save_tiny_checkpoint
 pytest.importorskip("ray", reason="Ray is not installed (pip install 'llmlab[ray]')")
 
 from llmlab.scale.ray import QUIET
-from llmlab.scale.sweep import make_sweep, point_of, trial_states  # noqa: E402
+from llmlab.scale.sweep import point_of  # noqa: E402
+from llmlab.scale.sweep_points import make_sweep  # noqa: E402
+from llmlab.scale.trial import trial_states  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 300  # seconds until something counts as stuck
@@ -177,7 +179,9 @@ def test_asha_ends_a_bad_trial_early(tiny, tmp_path):
 
 def test_optuna_goes_on_from_what_it_has_seen(tmp_path):
     """Optuna is asked for points within their ranges; after an interruption it begins with the points that it had chosen before."""
-    from llmlab.scale.sweep import make_search, open_folder, trial_key
+    from llmlab.scale.sweep import make_search
+    from llmlab.scale.sweep_points import trial_key
+    from llmlab.scale.trial import open_folder
 
     asked = make_sweep({"parameters": {"lora_r": [4, 8], "learning_rate": {"loguniform": ["1e-5", "1e-3"]}, "output_dir": str(tmp_path)}, "search": "optuna", "num_samples": 5,
                         "seeds": 2})
@@ -195,7 +199,8 @@ def test_optuna_goes_on_from_what_it_has_seen(tmp_path):
 @pytest.mark.slow
 def test_a_trial_is_stopped_killed_and_resumed(tiny, tmp_path):
     """Without Ray: a trial that is asked to stop saves its record, one whose process is killed is to be tried again, and both go on in the same run."""
-    from llmlab.scale.sweep import TrialRun, list_points, open_folder
+    from llmlab.scale.sweep_points import list_points
+    from llmlab.scale.trial import TrialRun, open_folder
 
     asked = make_sweep({"name": "one", "parameters": {**SMALL, "num_samples": 0, "model": tiny[0], "lora_r": [4], "max_steps": 40, "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
                                                       "report_to": "[]", "output_dir": str(tmp_path)}})

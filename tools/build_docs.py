@@ -102,6 +102,18 @@ def prepare_notebooks(notebooks: Path) -> None:
         path.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
 
 
+def write_sidebar(notebooks: Path) -> None:
+    "Write the site's navigation: the notebooks that one runs, then the chapters of each folder in the order of their numbers."
+    contents = ["index.ipynb", "train.ipynb", "evaluate.ipynb", "compare.ipynb", "tutorials/add_your_own.ipynb"]
+    contents += [path.name for path in sorted(notebooks.glob("[0-9]*.ipynb")) if path.name < "01"]
+    for folder in sorted(path for path in notebooks.glob("[0-9]*_*") if path.is_dir()):
+        title = folder.name.partition("_")[2].replace("_", " ").capitalize()
+        contents.append({"section": title, "contents": [f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.ipynb"))]})
+    contents += [path.name for path in sorted(notebooks.glob("[0-9]*.ipynb")) if path.name >= "01"]
+    sidebar = {"website": {"sidebar": {"contents": contents}}}
+    (notebooks / "sidebar.yml").write_text(yaml.safe_dump(sidebar, allow_unicode=True, sort_keys=False), encoding="utf-8")
+
+
 def process_notebooks(copy: Path) -> Path:
     "Run nbdev's processing in the copy of the project and return the folder of processed notebooks."
     os.chdir(copy)
@@ -110,12 +122,12 @@ def process_notebooks(copy: Path) -> Path:
     os.environ.update(PYTHONPATH=search_path, HF_HUB_OFFLINE="1", PYTHONWARNINGS="ignore:Found cells containing imports")
     sys.path.insert(0, str(copy))
     from nbdev.doclinks import _build_modidx
-    from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+    from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
 
     refresh_quarto_yml()
     _build_modidx()
-    nbdev_sidebar.__wrapped__()
+    write_sidebar(copy / "nbs")
     return proc_nbs(force=True)
 
 
@@ -135,7 +147,7 @@ def name_pages(processed: Path) -> dict[str, str]:
         path.rename(path.with_name(f"{page}.ipynb"))
         names[path.name] = f"{page}.ipynb"
     sidebar = processed / "sidebar.yml"
-    renamed = re.sub(r"[\w.-]+\.ipynb", lambda name: names.get(name[0], name[0]), sidebar.read_text(encoding="utf-8"))
+    renamed = re.sub(r"[\w.-]+\.ipynb", lambda name: names.get(name[0], name[0]), sidebar.read_text(encoding="utf-8"))  # folders keep their number
     sidebar.write_text(renamed, encoding="utf-8")
     return names
 
@@ -197,6 +209,7 @@ def main() -> int:
                         help="only make nbs/ ready for nbdev_docs, IN PLACE: meant for a throw-away checkout")
     if parser.parse_args().for_quarto:
         prepare_notebooks(ROOT / "nbs")
+        write_sidebar(ROOT / "nbs")
         print(f"nbs/ is ready for nbdev_docs, with {write_records(ROOT, ROOT / 'nbs')} records.")
         return 0
     problems = build()

@@ -1,4 +1,4 @@
-"""Measure the house: `python tools/measure_house.py [--before GIT_REV] [--by-folder] [--worst N]`.
+"""Measure the house: `python tools/measure_house.py [--before GIT_REV] [--by-folder] [--worst N [--folder NAME]]`.
 
 Without arguments it measures what lies in the working tree; `--before` measures a revision too and prints before -> after -> target.
 `--by-folder` prints one line a folder, `--worst N` where the N worst places of each kind are. tests/test_story.py uses the same functions.
@@ -243,8 +243,9 @@ class Cell:
         return self.kind == "code" and bool(EXPORTED.search(self.source)) and bool(self.statements)
 
     @property
-    def definitions(self) -> int:
-        return sum(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in self.tree.body) if self.exported else 0
+    def defines(self) -> bool:
+        "Whether the cell exports a function or a class, with or without helpers of its own."
+        return self.exported and any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in self.tree.body)
 
     @property
     def example(self) -> bool:
@@ -347,9 +348,9 @@ def prose(notebooks: list[Notebook]) -> list[str]:
     "Split the notebooks' markdown into sentences, without code, tables, links' targets and headings."
     sentences = []
     for cell in (cell for notebook in notebooks for cell in notebook.cells if cell.kind == "markdown"):
-        text = re.sub(r"```.*?```|\$\$.*?\$\$|^\s*(#|\||!\[).*$", "", cell.source, flags=re.DOTALL | re.MULTILINE)
+        text = re.sub(r"```[\s\S]*?```|\$\$[\s\S]*?\$\$|^[ >]*(#|\||!\[).*$", "", cell.source, flags=re.MULTILINE)
         text = re.sub(r"\]\([^)]*\)", "]", text)
-        sentences += [sentence for sentence in re.split(r"(?<=[.!?:])\s+|\n\s*\n|\n[-*>] ", text) if len(sentence.split()) > 2]
+        sentences += [sentence for sentence in re.split(r"(?<=[.!?:])\s+|\n\s*\n|\n(?:[-*>]|\d+\.) ", text) if len(sentence.split()) > 2]
     return sentences
 
 
@@ -439,7 +440,7 @@ def measure(root: Path, defaults: bool = True) -> dict[str, float | int | str]:
         "restated defaults": len(restated_defaults(root)) if defaults else "-",
         "longest run of exports without example or test": max(notebook.longest_run("example")[0] for notebook in chapters),
         "longest run of exports without a shown cell": max(notebook.longest_run()[0] for notebook in chapters),
-        "example or test cells an exported definition": round(sum(cell.example for cell in cells) / sum(cell.definitions for cell in cells), 2),
+        "example or test cells an exported definition": round(sum(cell.example for cell in cells) / sum(cell.defines for cell in cells), 2),
         "shown results missing": sum(len(notebook.missing()) for notebook in notebooks),
         "markdown : code cells": round(markdown / (len(cells) - markdown), 2),
         "'we/you' per 100 sentences": round(100 * sum(len(SPEAKS.findall(text)) for text in sentences) / len(sentences), 1),
@@ -492,7 +493,7 @@ def folder_table(root: Path) -> str:
                      f"{1000 * sum(module.ternaries for module in inside) / max(sum(module.filled_lines for module in inside), 1):.0f}",
                      sum(len(module.nested_ternaries) for module in inside), sum(len(module.long_lines) for module in inside),
                      sum(len(notebook.long_lines()) for notebook in rooms), restated[folder], max(notebook.longest_run()[0] for notebook in rooms),
-                     f"{sum(cell.example for cell in cells) / max(sum(cell.definitions for cell in cells), 1):.2f}",
+                     f"{sum(cell.example for cell in cells) / max(sum(cell.defines for cell in cells), 1):.2f}",
                      sum(len(notebook.missing()) for notebook in rooms), f"{markdown / (len(cells) - markdown):.2f}",
                      f"{100 * sum(len(SPEAKS.findall(text)) for text in sentences) / max(len(sentences), 1):.0f}",
                      max(len(notebook.cells) for notebook in rooms)])

@@ -6,13 +6,13 @@
 __all__ = ['collate_padded']
 
 # %% ../../nbs/03_batching/04_padded.ipynb #batching-padded-imports
-from ..tokens.tokenize import Example, IGNORED
+from ..tokens.tokenize import IGNORED, Example
 
 # %% ../../nbs/03_batching/04_padded.ipynb #2e33d3a5
 def collate_padded(
     examples: list[Example],
     pad_token_id: int,
-    padding_side: str = "right",
+    side: str = "right",  # where the padding goes; or left
     length: int | None = None,  # pad to this many tokens; otherwise to the longest example
 ) -> dict:  # input_ids, attention_mask, labels: (examples, length) int64 tensors
     "Pad examples into one batch; labels are IGNORED outside of what is learned."
@@ -20,13 +20,14 @@ def collate_padded(
 
     length = max(length or 0, *(len(example.input_ids) for example in examples))
     shape = (len(examples), length)
-    batch = {"input_ids": torch.full(shape, pad_token_id), "attention_mask": torch.zeros(shape, dtype=torch.long), "labels": torch.full(shape, IGNORED)}
+    input_ids = torch.full(shape, pad_token_id)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED)
     for row, example in enumerate(examples):
-        size = len(example.input_ids)
-        base = 0 if padding_side == "right" else length - size
         ids = torch.tensor(example.input_ids)
-        batch["input_ids"][row, base:base + size] = ids
-        batch["attention_mask"][row, base:base + size] = 1
+        offset = 0 if side == "right" else length - len(ids)
+        input_ids[row, offset:offset + len(ids)] = ids
+        attention_mask[row, offset:offset + len(ids)] = 1
         for start, stop in example.learned:
-            batch["labels"][row, base + start:base + stop] = ids[start:stop]
-    return batch
+            labels[row, offset + start:offset + stop] = ids[start:stop]
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -188,7 +188,7 @@ class LiveTable:
         self.metric, self.lines, self.seen = metric, 0, {}
 
     def __call__(self, states: list[dict]):
-        from llmlab.scale.sweep import table_of
+        from llmlab.scale.trial import table_of
 
         head, rows = table_of(states, self.metric)
         if sys.stderr.isatty():
@@ -218,7 +218,9 @@ class LiveTable:
 @click.option("--address", help="Of a Ray cluster; otherwise RAY_ADDRESS, otherwise this machine alone.")
 def sweep(file, settings, address, **options):
     "Run one experiment for each combination of values (-p NAME A,B), or as a sweep.yaml FILE says, and compare them."
-    from llmlab.scale.sweep import direction, make_sweep, rank, run_sweep, split_values, table_of, trial_states
+    from llmlab.scale.sweep import rank, run_sweep
+    from llmlab.scale.sweep_points import direction, make_sweep, split_values
+    from llmlab.scale.trial import table_of, trial_states
 
     definition = {"name": Path(file).stem, **read_settings(Path(file).read_text(encoding="utf-8"))} if file else {}
     given = {name: split_values(value) if isinstance(value, str) else value for name, value in settings.items()}
@@ -308,7 +310,7 @@ def merge(run, output, dtype, output_dir):
 def export(run, output, format, dtype, converter, mlflow, output_dir):
     "Write what a RUN trained as a folder that transformers alone loads: weights, tokenizer, chat template, model card."
     from llmlab.publish.export import export_run
-    from llmlab.publish.chat import log_mlflow_model
+    from llmlab.publish.serve import log_mlflow_model
 
     folder = find_run(run, output_dir)
     measured = export_run(folder, output, format, dtype, converter)

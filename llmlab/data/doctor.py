@@ -36,7 +36,7 @@ class Finding:
     mend: str = ""  # what to do
 
 # %% ../../nbs/01_data/07_doctor.ipynb #7fd9221e
-_LATIN_1 = re.compile(r"[\x80-\xff]\S{0,3}")  # text without these letters is not damaged in that way: passed over quickly
+_LATIN_1 = re.compile(r"[\x80-\xff]\S{0,3}")  # text without these letters is passed over quickly
 _PIECES = re.compile("[\u1100-\u1112][\u1161-\u1175]")
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200c\u200e\u200f\u2028-\u202e\u2060\ufeff]")
 _HTML = re.compile(
@@ -80,43 +80,29 @@ def row_checks(tokenizer) -> list[Check]:
     longest_first = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
     special = re.compile("|".join(map(re.escape, longest_first)))
     return [
-        Check(
-            "hold broken characters (�, or Hangul read in the wrong encoding)",
-            "Write these rows anew from their source, as UTF-8.",
-            lambda row, text: _broken(text), "serious"),
-        Check(
-            "hold Hangul in pieces (NFD), which becomes other tokens than what people type",
-            'Save the file in NFC: unicodedata.normalize("NFC", text).',
-            lambda row, text: _PIECES.search(text), "serious"),
-        Check(
-            "hold control characters or invisible ones",
-            "Delete these characters.",
-            lambda row, text: _HIDDEN.search(text)),
-        Check(
-            "hold remnants of HTML",
-            "Unless they are meant, turn the pages into text first.",
-            lambda row, text: _HTML.search(text)),
-        Check(
-            "hold a special token of the tokenizer as text: here it is read as letters, "
-            "a server would take it for the token",
-            "Take it out of these rows, or write it otherwise.",
-            lambda row, text: special.search(text)),
-        Check(
-            "have a question or an answer without a letter or digit",
-            "Fill these in, or delete the rows.",
-            lambda row, text: not (normalize(row["answer"]) and normalize(row["question"]))),
-        Check(
-            "answer with their own question",
-            "Write an answer, or delete the rows.",
-            lambda row, text: normalize(row["question"]) == normalize(row["answer"]) != ""),
-        Check(
-            "have a long answer (200 characters or more) that stops in the middle of a sentence",
-            "See whether they were cut where they come from.",
-            lambda row, text: _is_cut(row["answer"])),
-        Check(
-            "have an answer that is no span of their context",
-            "Write it as it stands in the text; or, where answers are not spans, say task: instruct.",
-            lambda row, text: row["task"] == "mrc" and row["answer"] not in row["context"]),
+        Check("hold broken characters (�, or Hangul read in the wrong encoding)",
+              "Write these rows anew from their source, as UTF-8.",
+              lambda row, text: _broken(text), "serious"),
+        Check("hold Hangul in pieces (NFD), which becomes other tokens than what people type",
+              'Save the file in NFC: unicodedata.normalize("NFC", text).',
+              lambda row, text: _PIECES.search(text), "serious"),
+        Check("hold control characters or invisible ones", "Delete these characters.",
+              lambda row, text: _HIDDEN.search(text)),
+        Check("hold remnants of HTML", "Unless they are meant, turn the pages into text first.",
+              lambda row, text: _HTML.search(text)),
+        Check("hold a special token of the tokenizer as text: here it is read as letters, "
+              "a server would take it for the token", "Take it out of these rows, or write it otherwise.",
+              lambda row, text: special.search(text)),
+        Check("have a question or an answer without a letter or digit", "Fill these in, or delete the rows.",
+              lambda row, text: not (normalize(row["answer"]) and normalize(row["question"]))),
+        Check("answer with their own question", "Write an answer, or delete the rows.",
+              lambda row, text: normalize(row["question"]) == normalize(row["answer"]) != ""),
+        Check("have a long answer (200 characters or more) that stops in the middle of a sentence",
+              "See whether they were cut where they come from.",
+              lambda row, text: _is_cut(row["answer"])),
+        Check("have an answer that is no span of their context",
+              "Write it as it stands in the text; or, where answers are not spans, say task: instruct.",
+              lambda row, text: row["task"] == "mrc" and row["answer"] not in row["context"]),
     ]
 
 # %% ../../nbs/01_data/07_doctor.ipynb #b6368c92
@@ -174,15 +160,14 @@ def _question_key(row):
 def check_duplicates(*splits: Iterable[dict]) -> Iterator[Finding]:
     "Find rows that repeat others."
     _, pairs = find_duplicates(*splits, limit=sum(map(len, splits)))
-    kinds = (
-        (True, "say exactly what an earlier row says", "Delete one of each pair; otherwise they count twice."),
-        (False, "ask what an earlier row asks (up to spacing and punctuation), with another answer",
-         "See which of them is right."),
-    )
-    for exact, what, mend in kinds:
-        places = [f"{later} (as {earlier})" for earlier, later, is_exact in pairs if is_exact == exact]
-        if places:
-            yield Finding("look", f"rows {what}", len(places), places[:PLACES_PER_REASON], mend)
+    equal = [f"{later} (as {earlier})" for earlier, later, is_exact in pairs if is_exact]
+    differing = [f"{later} (as {earlier})" for earlier, later, is_exact in pairs if not is_exact]
+    if equal:
+        yield Finding("look", "rows say exactly what an earlier row says", len(equal), equal[:PLACES_PER_REASON],
+                      "Delete one of each pair; otherwise they count twice.")
+    if differing:
+        what = "rows ask what an earlier row asks (up to spacing and punctuation), with another answer"
+        yield Finding("look", what, len(differing), differing[:PLACES_PER_REASON], "See which of them is right.")
 
 # %% ../../nbs/01_data/07_doctor.ipynb #ef516f56
 MIN_SIMILARITY = 0.7  # so much of the pieces of both texts together are common
@@ -273,7 +258,8 @@ def find_leaks(
         if key in train_places:
             repeated.append(f"{row['where']} (training: {train_places[key]})")
     closest_first = sorted(twins.values(), key=lambda pair: -pair.similarity)
-    similar = [f"{pair.eval_where} (training: {pair.train_where}, {pair.similarity:.0%} alike)" for pair in closest_first]
+    similar = [f"{eval_where} (training: {train_where}, {similarity:.0%} alike)"
+               for eval_where, train_where, similarity in closest_first]
     yield from _leak("serious", "their paragraph or question", len(grouped), grouped)
     yield from _leak("serious", "the same question with the same answer", len(repeated), repeated)
     yield from _leak("look", f"a text or question nearly the same ({MIN_SIMILARITY:.0%} alike or more)", near, similar)

@@ -55,14 +55,15 @@ def store_splits(splits: list[OpenSplit], cache_dir: str | None) -> RowStore:
     import numpy
 
     index = RowIndex()
-    rows = (index.watch(split.rows(split.report), number, split.is_eval) for number, split in enumerate(splits))
-    store = RowStore(splits, store_rows(chain.from_iterable(rows), cache_dir), *index.arrays())
-    for number, report in enumerate(split.report for split in splits):
-        halves = store.digest.view("u8")[::2][store.split == number]  # eight bytes tell rows apart as well
-        repeated = len(halves) - len(numpy.unique(halves))
+    streams = [index.watch(split.rows(split.report), number, split.is_eval) for number, split in enumerate(splits)]
+    store = RowStore(splits, store_rows(chain.from_iterable(streams), cache_dir), *index.arrays())
+    halves = store.digest.view("u8")[::2]  # eight bytes tell rows apart as well as sixteen
+    for number, split in enumerate(splits):
+        contents = halves[store.split == number]
+        repeated = len(contents) - len(numpy.unique(contents))
         if repeated:
-            report.notes.append(f"{repeated:,} rows of {report.name} repeat another exactly; "
-                                "they are kept, on the same side of the split")
+            split.report.notes.append(f"{repeated:,} rows of {split.report.name} repeat another exactly; "
+                                      "they are kept, on the same side of the split")
     return store
 
 # %% ../../nbs/01_data/06_load.ipynb #bb3adce7

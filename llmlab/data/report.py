@@ -177,17 +177,17 @@ def _counts_table(report):
 
 def _counts(part, report):
     dropped = sum(entry["rows"] for entry in part.dropped.values())
-    return [part.read, dropped, part.train, f"{part.train / max(1, report.train):.1%}", part.held_out]
+    share = part.train / max(1, report.train)
+    return [part.read, dropped, part.train, f"{share:.1%}", part.held_out]
 
 
 def _facts_table(report):
     "Lay out why rows were dropped, and what else there is to say."
     facts = []
     for reason, entry in report.dropped.items():
-        places = entry["where"][:5]
-        if entry["rows"] > 5:
-            places.append("...")
-        facts.append(["dropped", f"{entry['rows']:,}: {reason} ({'; '.join(places)})"])
+        rows, places = entry["rows"], "; ".join(entry["where"][:5])
+        more = "; ..." if rows > 5 else ""
+        facts.append(["dropped", f"{rows:,}: {reason} ({places}{more})"])
     for train_place, eval_place in report.leaks[:5]:
         facts.append(["leak", f"{train_place} and {eval_place} (held out) are on the same paragraph or question"])
     facts += [["note", note] for note in report.all_notes()]

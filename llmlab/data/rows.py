@@ -223,9 +223,12 @@ def make_row(
     content["system"] = content.get("system") or row["system"]
     content.setdefault("answers", [content["answer"]])
     row.update(content)
-    opening = row["history"][0]["question"] if row["history"] else row["question"] + row["input"]
     identity = str(raw.get("id") or raw.get("guid") or where)
-    return {"id": identity, **row, "group": _group(row["context"] or opening), "where": where}
+    return {"id": identity, **row, "group": _group(row["context"] or _opening(row)), "where": where}
+
+
+def _opening(row):
+    return row["history"][0]["question"] if row["history"] else row["question"] + row["input"]
 
 
 def _read_pair(raw, columns, question):

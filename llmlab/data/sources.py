@@ -230,12 +230,14 @@ def _check_amounts(mix, parameter):
         if not _is_amount(amount):
             raise LabError(f"{parameter}: {amount!r} is no amount of {name}. {usage}")
     shares = [amount for amount in mix.values() if isinstance(amount, float)]
-    if shares and len(shares) < len(mix):
-        raise LabError(f"{parameter}={mix}: shares of the mix and sizes of a set cannot stand together. {usage}")
     total = sum(shares)
-    if not mix or (shares and abs(total - 1) > 0.02):
+    if mix and not shares:
+        return mix
+    if len(shares) < len(mix):
+        raise LabError(f"{parameter}={mix}: shares of the mix and sizes of a set cannot stand together. {usage}")
+    if abs(total - 1) > 0.02:
         raise LabError(f"{parameter}={mix}: the shares add up to {total:g}. {usage}")
-    return {name: amount / total for name, amount in mix.items()} if shares else mix
+    return {name: share / total for name, share in mix.items()}
 
 
 def _is_amount(amount):

@@ -10,19 +10,20 @@ from dataclasses import dataclass
 
 from ..common.settings import AnswerSettings
 from llmlab.evaluation.answers import (
-    answer_questions, answer_rows, evaluate_answers, load_questions, loss_measures, make_samples, pair_answers, rows_to_answer,
+    answer_questions, answer_rows, evaluate_answers, load_questions, loss_measures, make_samples, pair_answers,
+    rows_to_answer,
 )
 from .benchmarks import run_lm_eval
 from ..tokens.encode import Encoded
 
-# %% ../../nbs/05_evaluation/07_exam.ipynb #exam-answers
+# %% ../../nbs/05_evaluation/07_exam.ipynb #exam-class
 @dataclass
 class Answers:
     "What a model answered, once."
     rows: list[str]  # to the questions of the eval set, in their order
     questions: list[str]  # to the fixed ones
 
-# %% ../../nbs/05_evaluation/07_exam.ipynb #exam-class
+
 class Exam:
     "Questions that a model is asked more than once."
 
@@ -50,14 +51,22 @@ class Exam:
         "Answer the eval set and score it, while a training goes on."
         return evaluate_answers(self.model, self.tokenizer, self.held_out, self.settings)
 
-    def samples(self, before: Answers | None, after: Answers) -> tuple[list[dict], dict[str, float]]:  # the lines of samples.jsonl, and the scores
+    def samples(
+        self,
+        before: Answers | None,  # None where there is but one model
+        after: Answers,
+    ) -> tuple[list[dict], dict[str, float]]:  # the lines of samples.jsonl, and the scores
         "Put the questions of the eval set and their answers together, and score them."
         rows = self.held_out.rows.select(self.numbers)
-        return make_samples(rows, before.rows if before else None, after.rows, self.settings.task)
+        return make_samples(rows, before and before.rows, after.rows, self.settings)
 
-    def fixed_questions(self, before: Answers | None, after: Answers) -> list[dict]:  # the lines of questions.jsonl
+    def fixed_questions(
+        self,
+        before: Answers | None,  # None where there is but one model
+        after: Answers,
+    ) -> list[dict]:  # the lines of questions.jsonl
         "Put the fixed questions and their answers together."
-        return pair_answers(self.questions, before.questions if before else None, after.questions)
+        return pair_answers(self.questions, before and before.questions, after.questions)
 
     def measures(self, losses: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
         "Collect what the exam says: how many were answered, what the losses mean, scores, public benchmarks."

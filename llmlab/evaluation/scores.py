@@ -102,8 +102,12 @@ def _subsequence_f1(predicted, expected):
 # %% ../../nbs/05_evaluation/01_scores.ipynb #5b2622b5
 def exact_match_score(prediction: str, answers: list[str]) -> dict[str, float]:
     "Say whether an answer is a right one, up to white space, letter case and a full stop at the end."
-    predicted, *expected = (" ".join(text.lower().split()).removesuffix(".").strip() for text in (prediction, *answers))
-    return {"exact_match": float(predicted in expected)}
+    return {"exact_match": float(_plain(prediction) in map(_plain, answers))}
+
+
+def _plain(text):
+    "Write a text in lower case, with single spaces, and without a full stop at its end."
+    return " ".join(text.lower().split()).removesuffix(".").strip()
 
 # %% ../../nbs/05_evaluation/01_scores.ipynb #f3895b3c
 def choice_score(prediction: str, answers: list[str]) -> dict[str, float]:

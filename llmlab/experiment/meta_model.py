@@ -61,11 +61,8 @@ def _cached_folder(hub_id, settings) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 # %% ../../nbs/09_experiment/06_meta_model.ipynb #83b88106
-def build_meta_model(
-    config: ExperimentConfig,
-    blueprint: Blueprint,
-):  # peft.PeftModel, or with use_peft=false transformers.PreTrainedModel; on the meta device
-    "Build the model that would be trained, without content."
+def build_meta_model(config: ExperimentConfig, blueprint: Blueprint):  # peft.PeftModel or transformers.PreTrainedModel
+    "Build the model that would be trained, on the meta device."
     dtype = choose_dtype(config.dtype, config.fp16)
     quantization = make_quantization(dtype, config)
     with torch.device("meta"):

@@ -52,7 +52,7 @@ class Meter(TorchDispatchMode):
         self.supervised, self.vocab_size = supervised, vocab_size
         self.now, self.peak, self.operations = Counter(), Counter(), 0  # bytes by kind; floating-point operations
         self.small = self.small_at_peak = 0  # bytes in pieces that the C library takes from its heap
-        self.held = {tensor.untyped_storage()._cdata: ("", 0, 0) for tensor in known}  # storage: kind, bytes, of these small
+        self.held = {tensor.untyped_storage()._cdata: ("", 0, 0) for tensor in known}  # kind, bytes, of these small
 
     def enter(self, tensor: torch.Tensor, kind: str):
         "Count a tensor in, or under another kind."

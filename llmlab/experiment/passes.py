@@ -67,7 +67,8 @@ def count_work(
         return Work(train.examples, held_out.examples if held_out else train.examples[:1], len(train.examples))
     count = min(MADE_UP_ROWS, rows or MADE_UP_ROWS)
     examples = [_made_up(number, config.max_length) for number in range(count)]
-    return Work(examples, examples[:eval_rows], rows, f"{reason}: every example is taken to have max_length tokens, all learned.")
+    note = f"{reason}: every example is taken to have max_length tokens, all learned."
+    return Work(examples, examples[:eval_rows], rows, note)
 
 
 def _made_up(number: int, length: int) -> Example:
@@ -116,8 +117,9 @@ EVAL_CHUNK_ROWS = 256  # as `held_out_totals` takes them
 
 def find_passes(config: ExperimentConfig, work: Work) -> Passes:
     "Cut the first steps of a run, the one with the longest example, and an evaluation into their passes."
-    batcher = Batcher(config.batching, config.pack_tokens or choose_pack_tokens(config.max_length), config.per_device_train_batch_size,
-                      padding_side=config.padding_side, length=config.max_length if config.padding == "max_length" else None)
+    pack_tokens = config.pack_tokens or choose_pack_tokens(config.max_length)
+    length = config.max_length if config.padding == "max_length" else None
+    batcher = Batcher(config.batching, pack_tokens, config.per_device_train_batch_size, 0, config.padding_side, length)
     steps, sharing, sized = first_steps(config, work), Sharing(), []
     for step in steps:
         examples = [shorten(work.examples[number], config.max_length) for number in step]
@@ -151,7 +153,7 @@ def shorten(example: Example, length: int) -> Example:
     return Example(example.input_ids[:length], min(example.prompt_length, length), spans or ((length - 1, length),))
 
 
-def cut_evaluation(batcher: Batcher, examples: list[Example]) -> tuple[list[dict], int]:  # batches; tokens of the whole set
+def cut_evaluation(batcher: Batcher, examples: list[Example]) -> tuple[list[dict], int]:  # batches; tokens of all
     "Cut eval examples as the trainer does, the first thousand and the longest."
     sample, batches, tokens = examples[:EVAL_SAMPLE_ROWS], [], 0
     for start in range(0, len(sample), EVAL_CHUNK_ROWS):

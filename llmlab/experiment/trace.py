@@ -28,11 +28,7 @@ from ..models.checkpoints import choose_dtype, count_parameters
 from ..training.trainer import training_arguments
 
 # %% ../../nbs/09_experiment/09_trace.ipynb #e7c1a6ee
-def without_content(
-    batch: dict,
-    mode: FakeTensorMode,
-    device: str,
-) -> dict:
+def without_content(batch: dict, mode: FakeTensorMode, device: str) -> dict:
     "Keep the outside of a batch."
     if "pack" in batch:
         if device == "cpu":
@@ -60,7 +56,7 @@ def find_meta_head(model):  # torch.nn.Module, or None
     return lm_head if untouched else None
 
 # %% ../../nbs/09_experiment/09_trace.ipynb #f2889d71
-def optimizer_cost(config: ExperimentConfig) -> tuple[float, float]:  # bytes of state, and in passing, a byte of trained weights
+def optimizer_cost(config: ExperimentConfig) -> tuple[float, float]:  # bytes kept, and in passing, for each trained byte
     "Let the optimizer take two steps on a matrix, and count."
     kind, settings = Trainer.get_optimizer_cls_and_kwargs(training_arguments(config, "unused"))
     weight = torch.nn.Parameter(torch.ones((512, 512), device="cuda" if has_gpu() else "cpu"))
@@ -75,13 +71,8 @@ def optimizer_cost(config: ExperimentConfig) -> tuple[float, float]:  # bytes of
     return state / size, meter.peak.total() / size
 
 # %% ../../nbs/09_experiment/09_trace.ipynb #1fed4b6a
-def weights_file(
-    config: ExperimentConfig,
-    blueprint: Blueprint,
-    model,  # placed
-    device: str,
-) -> tuple[int, int]:  # bytes while training, and while reading
-    "Count the bytes of the weights file in memory beside the weights."
+def weights_file(config: ExperimentConfig, blueprint: Blueprint, model, device: str) -> tuple[int, int]:
+    "Count the bytes of the weights file in memory beside the weights: while training, and while reading."
     if device != "cpu":
         return 0, 0
     base = [parameter for parameter in model.parameters() if not parameter.requires_grad or not config.use_peft]
@@ -108,11 +99,7 @@ class Trace:
         return max(parts.total() - parts["weights file"] for parts in self.phases.values())
 
 # %% ../../nbs/09_experiment/09_trace.ipynb #17530227
-def trace_run(
-    config: ExperimentConfig,
-    blueprint: Blueprint,
-    passes: Passes,
-) -> Trace:
+def trace_run(config: ExperimentConfig, blueprint: Blueprint, passes: Passes) -> Trace:
     "Take every step of a run once, without content."
     device = "cuda" if has_gpu() else "cpu"
     model = build_meta_model(config, blueprint)
@@ -131,7 +118,9 @@ def trace_run(
         with trained, batch_mode(model, train):
             _watch_gradients(model, trained, waiting=passes.several)
             loss_of_answers(model.train(), lm_head, train)[0].backward()
-    phases = _phases(config, model, tensors, evaluated, trained, weights_file(config, blueprint, model, device), device)
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    file_bytes = weights_file(config, blueprint, model, device)
+    phases = _phases(config, count_bytes(tensors), weights, evaluated, trained, file_bytes)
     return Trace(parameters, phases, {"train": trained.operations, "evaluation": evaluated.operations})
 
 # %% ../../nbs/09_experiment/09_trace.ipynb #trace-parts
@@ -154,18 +143,15 @@ def _watch_gradients(model, meter: Meter, waiting: bool):
             parameter.register_post_accumulate_grad_hook(lambda parameter: meter.enter(parameter.grad, "gradients"))
 
 
-def _phases(config, model, tensors, evaluated: Meter, trained: Meter, file_bytes: tuple[int, int], device) -> dict[str, Counter]:
+def _phases(config, model_bytes, trainable, evaluated: Meter, trained: Meter, file_bytes) -> dict[str, Counter]:
     "Say what each phase of a run holds at its peak."
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    trainable_bytes = count_bytes(trainable)
+    trainable_bytes, (mapped, reading) = count_bytes(trainable), file_bytes
     adapter = trainable_bytes if config.use_peft else 0
-    weights = Counter({"weights": count_bytes(tensors) - adapter, "adapter": adapter})
+    weights = Counter({"weights": model_bytes - adapter, "adapter": adapter})
     state_share, passing_share = optimizer_cost(config)
-    weights_and_state = weights + Counter({"optimizer state": int(state_share * trainable_bytes)})
-    mapped, reading = file_bytes
-    at_once = trainable_bytes  # what an optimizer works on at a time: on a GPU all, on a CPU one tensor
-    gap_share = 0
-    if device == "cpu":
+    with_state = weights + Counter({"optimizer state": int(state_share * trainable_bytes)})
+    at_once, gap_share = trainable_bytes, 0  # a GPU's optimizer works on all at once, a CPU's on one tensor
+    if not has_gpu():
         at_once = max(count_bytes([parameter]) for parameter in trainable)
         if not config.gradient_checkpointing:  # with it, freed memory is given back, see `return_freed_memory`
             gap_share = HEAP_GAP_SHARE
@@ -173,9 +159,14 @@ def _phases(config, model, tensors, evaluated: Meter, trained: Meter, file_bytes
     def peak(meter):
         return meter.peak + Counter({"gaps in the heap": int(gap_share * meter.small_at_peak), "weights file": mapped})
 
-    step = Counter({"gradients": trained.now["gradients"], "activations": int(passing_share * at_once), "weights file": mapped})
-    return {"reading the weights": weights + Counter({"weights file": reading}), "evaluation": weights + peak(evaluated),
-            "training": weights_and_state + peak(trained), "optimizer step": weights_and_state + step}
+    step = Counter({"gradients": trained.now["gradients"], "weights file": mapped})
+    step["activations"] = int(passing_share * at_once)
+    return {
+        "reading the weights": weights + Counter({"weights file": reading}),
+        "evaluation": weights + peak(evaluated),
+        "training": with_state + peak(trained),
+        "optimizer step": with_state + step,
+    }
 
 # %% ../../nbs/09_experiment/09_trace.ipynb #e28a2e17
 def trace_quickly(config: ExperimentConfig, blueprint: Blueprint, passes: Passes) -> Trace:
@@ -202,12 +193,8 @@ def first_layers(blueprint: Blueprint, depth: int) -> Blueprint:
     return replace(blueprint, architecture=architecture)
 
 # %% ../../nbs/09_experiment/09_trace.ipynb #0159a34c
-def probe_seconds(
-    config: ExperimentConfig,
-    blueprint: Blueprint,
-    batch: dict,  # a typical one
-) -> float:  # of a forward and backward pass of the whole model
-    "Time slices of the model, and add them up."
+def probe_seconds(config: ExperimentConfig, blueprint: Blueprint, batch: dict) -> float:
+    "Estimate the seconds that a forward and backward pass of the whole model takes with a batch: time slices, and add them up."
     device = "cuda" if has_gpu() else "cpu"
     batch = {name: values.to(device) if isinstance(values, torch.Tensor) else values for name, values in batch.items()}
     layers = blueprint.architecture.num_hidden_layers

@@ -21,7 +21,8 @@ from ..experiment.extensions import load_extensions
 # %% ../../nbs/06_runs/01_folders.ipynb #bac07a6f
 def timestamped(*words: str) -> str:
     "Make a name that sorts by time and is nobody else's: <yyyymmdd-hhmmss>-<words>-<4 hex>."
-    return "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", *words, secrets.token_hex(2)])
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return "-".join([now, *words, secrets.token_hex(2)])
 
 
 def new_run_id(model: str | dict, dataset: str | dict) -> str:
@@ -53,21 +54,23 @@ def find_run(
     for folder in (path, path.parent) if path else ():
         if (folder / "record.json").is_file():
             return folder
-    folders = {record.parent.name: record.parent for record in output_folder(output_dir).glob("*/record.json")}
-    names = _matching(str(run), dict(sorted(folders.items())))
+    records = sorted(output_folder(output_dir).glob("*/record.json"))
+    folders = {path.parent.name: path.parent for path in records}
+    names = _matching(str(run), folders)
     if len(names) == 1:
         return folders[names[0]]
     if names:
         raise LabError(f"run={run!r} is the beginning of {len(names)} runs: {', '.join(names[:5])}. Write more of it.")
     latest = f", the latest {max(folders)}" if folders else ""
-    suggestion = closest(run, sorted(folders))
+    suggestion = closest(run, folders)
     raise LabError(f"run={run!r} is no run in {output_dir}.{suggestion} It holds {len(folders)}{latest}.")
 
 
 def _matching(wanted: str, folders: dict[str, Path]) -> list[str]:
     "List the runs that a name may mean: the latest training, the run of just that name, or all that begin so."
     if wanted == "latest":
-        return [name for name, folder in folders.items() if read_record(folder).get("kind") != "evaluation"][-1:]
+        trainings = [name for name in folders if read_record(folders[name]).get("kind") != "evaluation"]
+        return trainings[-1:]
     if wanted in folders:
         return [wanted]
     return [name for name in folders if name.startswith(wanted)]
@@ -94,8 +97,10 @@ def resumed(config: ExperimentConfig) -> ExperimentConfig:
 def _is_complete(folder):
     "Say whether a run is finished, and the page of its notebook, which is written last, too."
     record = read_record(folder)
+    if record.get("status") != "finished":
+        return False
     has_notebook = record.get("engine") == "papermill" or (folder / "train.ipynb").exists()
-    return record.get("status") == "finished" and (not has_notebook or (folder / "train.html").exists())
+    return not has_notebook or (folder / "train.html").exists()
 
 # %% ../../nbs/06_runs/01_folders.ipynb #c7658448
 def config_from(

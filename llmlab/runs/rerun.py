@@ -97,8 +97,10 @@ def adapter_distance(before: Path, now: Path) -> float | None:  # None where one
     recorded, current = _weights(before), _weights(now)
     if not recorded or recorded.keys() != current.keys():
         return None
-    difference = sum((tensor - current[name]).square().sum().item() for name, tensor in recorded.items())
-    norm = sum(tensor.square().sum().item() for tensor in recorded.values())
+    difference = norm = 0.0
+    for name, tensor in recorded.items():
+        difference += (tensor - current[name]).square().sum().item()
+        norm += tensor.square().sum().item()
     return (difference / norm) ** 0.5
 
 
@@ -114,8 +116,8 @@ def _weights(folder):
 def setting_changes(before: dict, now: dict) -> list[tuple]:  # name, before, now
     "List the settings that differ, less those that only say where things go."
     places = {*OutputSettings.model_fields, *CacheSettings.model_fields, "resume"}
-    return [(name, before.get(name), now.get(name)) for name in {**before, **now}
-            if name not in places and before.get(name) != now.get(name)]
+    pairs = {name: (before.get(name), now.get(name)) for name in {**before, **now}}
+    return [(name, old, new) for name, (old, new) in pairs.items() if name not in places and old != new]
 
 # %% ../../nbs/06_runs/08_rerun.ipynb #ebe217de
 def verify_rerun(
@@ -124,8 +126,9 @@ def verify_rerun(
 ) -> dict:  # also written to verify.json in `again`
     "Compare a rerun with the record it reruns."
     before, now = finished_record(original), finished_record(again)
-    checks = [{"what": what, "original": value, "rerun": rerun, "same": value == rerun}
-              for what, value, rerun in (*_facts(before, now), *_answers(original, again))]
+    checks = []
+    for what, value, rerun in (*_facts(before, now), *_answers(original, again)):
+        checks.append({"what": what, "original": value, "rerun": rerun, "same": value == rerun})
     decisive = [check for check in checks if check["what"] in ("loss trace", "adapter")]
     report = {
         "original": before["run_id"],
@@ -167,5 +170,7 @@ def _answers(original, again):
         before, now = (read_json_lines(folder / name) for folder in (original, again))
         if before or now:
             same = sum(answer == other for answer, other in zip(before, now))
-            count = f"{len(now)}" if before == now else f"{len(now)}, {same} the same"
-            yield f"answers in {name}", f"{len(before)}", count
+            count = str(len(now))
+            if before != now:
+                count += f", {same} the same"
+            yield f"answers in {name}", str(len(before)), count

@@ -6,15 +6,16 @@
 __all__ = ['IGNORED', 'Example', 'Traced', 'beginning_token', 'tokenize_all', 'tokenize']
 
 # %% ../../nbs/02_tokens/02_tokenize.ipynb #tokens-tokenize-imports
+import typing
 from dataclasses import dataclass
 from functools import lru_cache
 
 from .prompts import Span
 
-# %% ../../nbs/02_tokens/02_tokenize.ipynb #843e0ebd
+# %% ../../nbs/02_tokens/02_tokenize.ipynb #e3eb5ca0
 IGNORED = -100  # the label that cross entropy passes over
 
-# %% ../../nbs/02_tokens/02_tokenize.ipynb #e3eb5ca0
+
 @dataclass(frozen=True)
 class Example:
     "The tokens of one example, and which of them are learned."
@@ -24,7 +25,7 @@ class Example:
     tokens_cut: int = 0  # how many tokens did not fit
     answer_cut: bool = False  # the end of the answer is among them
 
-# %% ../../nbs/02_tokens/02_tokenize.ipynb #10457bdb
+
 @dataclass(frozen=True)
 class Traced(Example):
     "An example that still knows its text."
@@ -35,10 +36,19 @@ class Traced(Example):
 @lru_cache(maxsize=8)
 def beginning_token(tokenizer) -> int | None:
     "Return the id that the tokenizer puts before a text, or None."
-    added = tokenizer("가").input_ids
-    return tokenizer.bos_token_id if added and added[0] == tokenizer.bos_token_id else None
+    ids = tokenizer("가").input_ids
+    if ids and ids[0] == tokenizer.bos_token_id:
+        return tokenizer.bos_token_id
+    return None
 
 # %% ../../nbs/02_tokens/02_tokenize.ipynb #fcdf8c8f
+class _Tokens(typing.NamedTuple):
+    "The tokens of one exchange."
+    ids: list[int]
+    offsets: list[tuple[int, int]]  # characters of each token; empty where they were not asked for
+    prompt_size: int = 0  # how many of them stand before the answer
+
+
 def tokenize_all(
     many: list[list[Span]],  # the spans of each example
     tokenizer,  # a fast tokenizer
@@ -48,12 +58,19 @@ def tokenize_all(
 ) -> list[Traced]:
     "Turn spans into examples."
     groups = [[list(spans)] if chat else _exchanges(spans) for spans in many]
-    texts = [text for exchanges in groups for spans in exchanges for text in _whole_and_prompt(spans)]
-    offsets = offsets or (chat and any(span.role == "answer" for spans in many for span in spans[:-1]))
-    found = iter(_encode(texts, tokenizer, chat, offsets))
-    return [_join([(spans, _seam(spans, next(found), next(found), tokenizer, chat)) for spans in exchanges], tokenizer, end, chat) for exchanges in groups]
+    texts = []
+    for exchanges in groups:
+        for spans in exchanges:
+            texts += [_text(spans), _text(_before_answer(spans))]
+    has_inner_answers = chat and any(span.role == "answer" for spans in many for span in spans[:-1])
+    encoded = iter(_encode(texts, tokenizer, chat, offsets or has_inner_answers))
+    examples = []
+    for exchanges in groups:
+        tokens = [_as_asked(spans, next(encoded), next(encoded), tokenizer, chat) for spans in exchanges]
+        examples.append(_join(exchanges, tokens, tokenizer, end, chat))
+    return examples
 
-# %% ../../nbs/02_tokens/02_tokenize.ipynb #d3213ade
+
 def tokenize(
     spans: list[Span],
     tokenizer,  # a fast tokenizer
@@ -73,57 +90,81 @@ def _exchanges(spans):
             groups.append([])
     return [group for group in groups if group]
 
-# %% ../../nbs/02_tokens/02_tokenize.ipynb #114a195c
-def _whole_and_prompt(spans):
-    "Join the text of spans, and of those before the answer they end in."
-    text = "".join(span.text for span in spans)
-    return text, text[:-len(spans[-1].text) or None] if spans and spans[-1].role == "answer" else ""
 
-# %% ../../nbs/02_tokens/02_tokenize.ipynb #c5b0a5f2
-def _encode(texts, tokenizer, chat, offsets=True):
-    "Tokenize texts as they are: ids and offsets of each."
+def _before_answer(spans):
+    "Return the spans before the answer that they end in; none where they end in none."
+    return spans[:-1] if spans and spans[-1].role == "answer" else []
+
+
+def _text(spans):
+    return "".join(span.text for span in spans)
+
+
+def _encode(texts, tokenizer, chat, offsets):
+    "Tokenize texts as they are."
     if not texts:
         return []
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=not chat, return_offsets_mapping=offsets, return_attention_mask=False)
-    return list(zip(encoded.input_ids, encoded.offset_mapping if offsets else [[]] * len(texts)))
+    encoded = tokenizer(
+        texts, add_special_tokens=False, split_special_tokens=not chat, return_offsets_mapping=offsets,
+        return_attention_mask=False,
+    )
+    mappings = encoded.offset_mapping if offsets else [[]] * len(texts)
+    return list(map(_Tokens, encoded.input_ids, mappings))
 
-# %% ../../nbs/02_tokens/02_tokenize.ipynb #e6462473
-def _seam(spans, whole, prompt, tokenizer, chat):
-    "Return ids, offsets and the number of the prompt's tokens, which are those it has alone."
-    (ids, offsets), size = whole, len(prompt[0])
-    if ids[:size] != prompt[0]:
-        answer_ids, answer_offsets = _encode([spans[-1].text], tokenizer, chat)[0]
-        base = len(_whole_and_prompt(spans)[1])
-        ids, offsets = prompt[0] + answer_ids, [*prompt[1], *((start + base, stop + base) for start, stop in answer_offsets)]
-    return ids, offsets, size
+
+def _as_asked(spans, whole, prompt, tokenizer, chat):
+    "Return the tokens of an exchange, beginning with those that its prompt has alone."
+    size = len(prompt.ids)
+    if whole.ids[:size] == prompt.ids:
+        return whole._replace(prompt_size=size)
+    answer = _encode([spans[-1].text], tokenizer, chat, True)[0]
+    offsets = prompt.offsets + _moved(answer.offsets, len(_text(spans[:-1])))
+    return _Tokens(prompt.ids + answer.ids, offsets, size)
+
+
+def _moved(offsets, distance):
+    "Count the characters of tokens from an earlier place."
+    return [(start + distance, stop + distance) for start, stop in offsets] if distance else offsets
 
 # %% ../../nbs/02_tokens/02_tokenize.ipynb #771fc67b
-def _join(exchanges, tokenizer, end, chat):
+def _join(exchanges, tokens, tokenizer, end, chat):
     "Put the tokens of exchanges together, with beginning and end tokens."
-    beginning, base, learned, prompt_length = beginning_token(tokenizer), 0, [], None
-    added = beginning is not None and (not exchanges or exchanges[0][1][0][:1] != [beginning])
-    ids, offsets = ([beginning], [None]) if added else ([], [])
-    for number, (spans, (own_ids, own_offsets, size)) in enumerate(exchanges, start=1):
-        first, role = len(ids), spans[-1].role
-        ids, offsets = ids + own_ids, offsets + ([(start + base, stop + base) for start, stop in own_offsets] if base else own_offsets)
-        learned += _ranges(spans[:-1], own_offsets, first) if chat else []
-        if (number < len(exchanges) or end) and (chat or role in ("answer", "earlier")):
-            ids, offsets = [*ids, tokenizer.eos_token_id], [*offsets, None]
-        if role == "answer":
-            prompt_length = first + size
+    ids, offsets, learned = [], [], []
+    beginning = beginning_token(tokenizer)
+    if beginning is not None and not (tokens and tokens[0].ids[:1] == [beginning]):
+        ids.append(beginning)
+        offsets.append(None)
+    prompt_length = None
+    position = 0  # in the text
+    for number, (spans, part) in enumerate(zip(exchanges, tokens), start=1):
+        first = len(ids)
+        ids += part.ids
+        offsets += _moved(part.offsets, position)
+        if chat:
+            learned += _ranges(spans[:-1], part.offsets, first)
+        is_closed = end or number < len(exchanges)
+        if is_closed and (chat or spans[-1].role in ("answer", "earlier")):
+            ids.append(tokenizer.eos_token_id)
+            offsets.append(None)
+        if spans[-1].role == "answer":
+            prompt_length = first + part.prompt_size
             learned.append((prompt_length, len(ids)))
-        base += sum(len(span.text) for span in spans)
-    spans = tuple(span for spans, _ in exchanges for span in spans)
-    offsets = tuple(offsets) if len(offsets) == len(ids) else ()  # not asked for
-    return Traced(ids, len(ids) if prompt_length is None else prompt_length, tuple(learned), spans=spans, offsets=offsets)
+        position += len(_text(spans))
+    if prompt_length is None:
+        prompt_length = len(ids)
+    has_offsets = len(offsets) == len(ids)
+    return Traced(
+        ids, prompt_length, tuple(learned), spans=tuple(sum(exchanges, [])), offsets=tuple(offsets) if has_offsets else ()
+    )
 
-# %% ../../nbs/02_tokens/02_tokenize.ipynb #30d1c0cf
+
 def _ranges(spans, offsets, first):
     "Find the tokens of answers inside one text: all that reach into them."
-    found, position = [], 0
+    ranges, position = [], 0
     for span in spans:
+        begin, end = position, position + len(span.text)
         if span.role == "answer":
-            inside = [index for index, (start, stop) in enumerate(offsets) if stop > position and start < position + len(span.text)]
-            found.append((first + inside[0], first + inside[-1] + 1))
-        position += len(span.text)
-    return found
+            inside = [number for number, (start, stop) in enumerate(offsets) if stop > begin and start < end]
+            ranges.append((first + inside[0], first + inside[-1] + 1))
+        position = end
+    return ranges

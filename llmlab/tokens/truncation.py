@@ -35,7 +35,7 @@ class Encoder:
 
     def render(self, row: dict) -> list[Span]:
         "Fill the prompt with a row."
-        return render(self.prompt, row, self.tokenizer, self.learn_turns)
+        return render(self.prompt, row, self.tokenizer, self.learn_turns == "last")
 
 
 @takes_settings("max_length")
