@@ -132,7 +132,7 @@ def process_notebooks(copy: Path) -> Path:
 
 
 def name_pages(processed: Path) -> dict[str, str]:
-    "Give each notebook the name of the page nbdev links to (`00_config` is config.html), which smalldocs would not do by itself."
+    "Give each notebook the name of the page nbdev links to (`01_forest` is forest.html), which smalldocs would not do by itself."
     names = {}
     for path in processed.rglob("*.ipynb"):
         notebook = json.loads(path.read_text(encoding="utf-8"))

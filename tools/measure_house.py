@@ -1,15 +1,18 @@
 """Measure the house: `python tools/measure_house.py [--before GIT_REV] [--by-folder] [--worst N [--folder NAME]]`.
 
-Without arguments it measures what lies in the working tree; `--before` measures a revision too and prints before -> after -> target.
-`--by-folder` prints one line a folder, `--worst N` where the N worst places of each kind are. tests/test_story.py uses the same functions.
+Without arguments it measures what lies in the working tree; `--before` measures a revision too, and prints
+before -> after -> target. `--by-folder` prints one line a folder, `--worst N` where the N worst places of each kind
+are. tests/test_story.py uses the same functions.
 
 What is counted:
-- Code lines: lines of `llmlab/**/*.py` that are neither blank nor comments at the margin, `_modidx.py` left out; docstrings count.
+- Code lines: lines of `llmlab/**/*.py` that are neither blank nor comments at the margin, docstrings among them;
+  `_modidx.py` is left out.
 - Expression nodes: every `ast.expr` below a module, for each code line. Ternaries: for 1,000 lines that are not blank.
-- Circles: groups of modules that import one another, also from inside functions. Floors: the longest chain of folders (of modules, where
-  the package is flat), a circle standing on one. Upward: against tests/floors.ini; without it, from within a circle to a later notebook.
-- A shown cell is not exported and has committed output. A cell that should show something is one that is not exported, hidden or left out
-  when notebooks run, and that prints or ends in an expression which is no test.
+- Circles: groups of modules that import one another, also from inside functions. Floors: the longest chain of
+  folders (of modules, where the package is flat), a circle standing on one. Upward: against tests/floors.ini; without
+  it, from within a circle to a later notebook.
+- A shown cell is not exported and has committed output. A cell that should show something is one that is not
+  exported, hidden or left out when notebooks run, and that prints or ends in an expression which is no test.
 """
 import argparse
 import ast
@@ -29,12 +32,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "llmlab"
 LINE_WIDTH = 120  # characters
-SPINE = """common.settings config.schema tokens.prompts tokens.tokenize tokens.truncation batching.forest batching.attention
-batching.steps batching.loss training.trainer training.checkpoints evaluation.scores runs.record""".split()
+SPINE = (  # what a sceptic must read to believe the claims
+    "common.settings", "config.schema", "tokens.prompts", "tokens.tokenize", "tokens.truncation", "batching.forest",
+    "batching.attention", "batching.steps", "batching.loss", "training.trainer", "training.checkpoints",
+    "evaluation.scores", "runs.record",
+)
 EXPORTED = re.compile(r"^#\|\s*export", re.MULTILINE)
 HIDDEN = re.compile(r"^#\|\s*hide", re.MULTILINE)
 LEFT_OUT = re.compile(r"^#\|\s*(eval:\s*false|slow|gpu|exec_doc)", re.MULTILINE)  # exec_doc: run when the site is built
-WHOLE_RUNS = ("train", "evaluate", "compare", "add_your_own")  # their results are records, not examples; tools/outputs.py leaves them alone
+WHOLE_RUNS = ("train", "evaluate", "compare", "add_your_own")  # their results are records; tools/outputs.py skips them
 SPEAKS = re.compile(r"\b(we|you|us|our|your|let's|i)\b", re.IGNORECASE)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -98,14 +104,16 @@ class Module:
 
     def dense_lines(self) -> list[tuple[int, int]]:
         "List (expression nodes, line number), the densest first."
-        return [(count, line) for line, count in Counter(node.lineno for node in terms(self.tree, ast.expr)).most_common()]
+        counts = Counter(node.lineno for node in terms(self.tree, ast.expr))
+        return [(count, line) for line, count in counts.most_common()]
 
     def definitions(self) -> set[str]:
         "Name what the module defines at its margin."
         names = {node.name for node in self.tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
         for node in self.tree.body:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-            names |= {name.id for target in targets for name in terms(target, ast.Name)}
+            targets = getattr(node, "targets", [getattr(node, "target", None)])  # of one value, or of several
+            if isinstance(node, (ast.Assign, ast.AnnAssign)):
+                names |= {name.id for target in targets for name in terms(target, ast.Name)}
         return names
 
 
@@ -129,7 +137,7 @@ def module_name(path: Path) -> str:
 # Imports
 
 def imports(modules: list[Module]) -> dict[str, set[str]]:
-    "Map each module on the modules it imports, wherever in it the import stands; packages' own `__init__` files are no modules here."
+    "Map each module on those it imports, wherever the import stands; packages' own `__init__` files are left out."
     names = {module.name for module in modules if module.path.name != "__init__.py"}
     return {module.name: imported(module, names) - {module.name} for module in modules if module.name in names}
 
@@ -175,7 +183,8 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
 def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
     "List the groups of modules that import one another, however far round."
     beyond = {name: reachable(graph, name) for name in graph}
-    return {frozenset(other for other in beyond[name] if name in beyond[other]) for name in graph if name in beyond[name]}
+    in_circles = [name for name in graph if name in beyond[name]]
+    return {frozenset(other for other in beyond[name] if name in beyond[other]) for name in in_circles}
 
 
 def floors(graph: dict[str, set[str]]) -> int:
@@ -193,14 +202,15 @@ def floors(graph: dict[str, set[str]]) -> int:
 
 
 def upward(root: Path, modules: list[Module]) -> list[tuple[str, str]]:
-    "List imports that run up: by tests/floors.ini where it is; in a flat package those of a circle that lead to a later notebook."
-    arrows = by_folder(imports(modules))
+    "List imports that run up: by tests/floors.ini; in a flat package those of a circle that lead to a later notebook."
+    graph = by_folder(imports(modules))
+    arrows = [(name, target) for name in sorted(graph) for target in sorted(graph[name])]
     order = stated_floors(root)
     if not order:
-        order, rings = notebook_order(root), circles(arrows)
-        arrows = {name: {target for target in targets if any({name, target} <= ring for ring in rings)} for name, targets in arrows.items()}
-    return [(name, target) for name in sorted(arrows) for target in sorted(arrows[name])
-            if name in order and target in order and order[target] >= order[name]]
+        order, rings = notebook_order(root), circles(graph)
+        arrows = [arrow for arrow in arrows if any(ring.issuperset(arrow) for ring in rings)]
+    known = [(name, target) for name, target in arrows if name in order and target in order]
+    return [(name, target) for name, target in known if order[target] >= order[name]]
 
 
 def stated_floors(root: Path) -> dict[str, int]:
@@ -210,7 +220,8 @@ def stated_floors(root: Path) -> dict[str, int]:
         return {}
     layers = re.search(r"^layers =\n((?:[ ]+.*\n)+)", contract.read_text(encoding="utf-8"), re.MULTILINE)[1].split("\n")
     floors_up = [layer.split("|") for layer in reversed(layers) if layer.strip()]
-    return {folder.strip().removeprefix(f"{PACKAGE}."): floor for floor, folders in enumerate(floors_up, 1) for folder in folders}
+    numbered = [(folder.strip(), floor) for floor, folders in enumerate(floors_up, 1) for folder in folders]
+    return {folder.removeprefix(f"{PACKAGE}."): floor for folder, floor in numbered}
 
 
 def notebook_order(root: Path) -> dict[str, int]:
@@ -281,12 +292,14 @@ def called(node: ast.AST) -> str:
     return getattr(function, "id", getattr(function, "attr", ""))
 
 
-SILENT = {"print", "mkdir", "write_text", "write_bytes", "cleanup", "close", "update", "append", "clear", "unlink", "rmtree", "savefig",
-          "setattr", "settle", "note", "start", "stop", "set", "extend", "add"}  # calls that end a cell and return nothing
+SILENT = {  # calls that end a cell and return nothing
+    "print", "mkdir", "write_text", "write_bytes", "cleanup", "close", "update", "append", "clear", "unlink", "rmtree",
+    "savefig", "setattr", "settle", "note", "start", "stop", "set", "extend", "add",
+}
 
 
 def is_silent(node: ast.expr) -> bool:
-    "Whether an expression at a cell's end shows nothing by itself: a test, a text, or a call that is made for its effect."
+    "Whether an expression at a cell's end shows nothing by itself: a test, a text, or a call made for its effect."
     if isinstance(node, ast.Constant):
         return isinstance(node.value, str) or node.value is Ellipsis
     return called(node).startswith(("test_", "assert", "nbdev_", "show_doc")) or called(node) in SILENT
@@ -300,8 +313,10 @@ class Notebook:
 
     @property
     def module(self) -> str | None:
-        names = [match[1] for cell in self.cells if (match := re.search(r"^#\|\s*default_exp\s+(\S+)", cell.source, re.MULTILINE))]
-        return names[0] if names else None
+        for cell in self.code_cells:
+            if match := re.search(r"^#\|\s*default_exp\s+(\S+)", cell.source, re.MULTILINE):
+                return match[1]
+        return None
 
     @property
     def folder(self) -> str:
@@ -312,7 +327,7 @@ class Notebook:
         return [cell for cell in self.cells if cell.kind == "code"]
 
     def longest_run(self, breaks: str = "shown") -> tuple[int, int]:
-        "Count the most exported cells that follow one another without a cell that is `shown` (or an `example`), and say where they end."
+        "Count the most exported cells in a row without a cell that is `shown` (or an `example`); say where they end."
         longest, run = (0, 0), 0
         for number, cell in enumerate(self.cells):
             run = run + cell.exported
@@ -350,20 +365,22 @@ def prose(notebooks: list[Notebook]) -> list[str]:
     for cell in (cell for notebook in notebooks for cell in notebook.cells if cell.kind == "markdown"):
         text = re.sub(r"```[\s\S]*?```|\$\$[\s\S]*?\$\$|^[ >]*(#|\||!\[).*$", "", cell.source, flags=re.MULTILINE)
         text = re.sub(r"\]\([^)]*\)", "]", text)
-        sentences += [sentence for sentence in re.split(r"(?<=[.!?:])\s+|\n\s*\n|\n(?:[-*>]|\d+\.) ", text) if len(sentence.split()) > 2]
+        pieces = re.split(r"(?<=[.!?:])\s+|\n\s*\n|\n(?:[-*>]|\d+\.) ", text)
+        sentences += [piece for piece in pieces if len(piece.split()) > 2]
     return sentences
 
 
 def train_modules(root: Path, homes: dict[str, str] | None = None) -> list[str]:
-    """Follow train.ipynb's use of the package, name by name: from which module each is imported, one entry a stay there.
+    """Follow train.ipynb's use of the package, name by name: the modules it imports from, one entry a stay there.
 
     With `homes`, a name's folder by where it is defined, whatever it is imported from.
     """
     known, stays = {}, []
     for cell in read_notebook(root / "nbs" / "train.ipynb").code_cells:
         for node in terms(cell.tree, ast.ImportFrom):
-            if (node.module or "").split(".")[0] == PACKAGE:
-                known |= {alias.asname or alias.name: (homes or {}).get(alias.name, node.module) for alias in node.names}
+            for alias in node.names:
+                if (node.module or "").split(".")[0] == PACKAGE:
+                    known[alias.asname or alias.name] = (homes or {}).get(alias.name, node.module)
         names = [node for node in terms(cell.tree, ast.Name) if node.id in known and node.id != "call_with"]
         for name in sorted(names, key=lambda node: (node.lineno, node.col_offset)):
             if not stays or stays[-1] != known[name.id]:
@@ -399,18 +416,18 @@ for info in pkgutil.walk_packages(llmlab.__path__, 'llmlab.'):
     module = importlib.import_module(info.name)
     for name, function in functions(module):
         for parameter in inspect.signature(function).parameters.values():
-            default = parameter.default
-            if parameter.name in defaults and default is not parameter.empty and type(default) is type(defaults[parameter.name]) \\
-                    and default == defaults[parameter.name]:
+            stated, default = defaults.get(parameter.name, inspect), parameter.default
+            if type(default) is type(stated) and default == stated:
                 restated.append(f'{info.name}.{name}: {parameter.name}={default!r}')
 print(json.dumps(restated))
 """
 
 
 def restated_defaults(root: Path) -> list[str]:
-    "List parameters that are named like a setting and repeat its default; the package below `root` is imported in a process of its own."
+    "List parameters that are named like a setting and repeat its default; a process of its own imports the package."
     environment = os.environ | {"PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", RESTATED], cwd=root, env=environment, text=True, capture_output=True)
+    command = [sys.executable, "-W", "ignore", "-c", RESTATED]
+    done = subprocess.run(command, cwd=root, env=environment, text=True, capture_output=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -418,34 +435,90 @@ def restated_defaults(root: Path) -> list[str]:
 
 # All together
 
+@dataclass
+class House:
+    "Some modules of the package and the notebooks they come from."
+    modules: list[Module]
+    notebooks: list[Notebook]  # that export
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for notebook in self.notebooks for cell in notebook.cells]
+
+    @property
+    def code_lines(self) -> int:
+        return sum(module.code_lines for module in self.modules)
+
+    @property
+    def nodes_a_line(self) -> float:
+        return round(sum(module.expressions for module in self.modules) / max(1, self.code_lines), 2)
+
+    def per_thousand(self, name: str) -> float:
+        "Count something of modules for 1,000 lines that are not blank."
+        count, lines = (sum(getattr(module, each) for module in self.modules) for each in (name, "filled_lines"))
+        return round(1000 * count / max(1, lines), 1)
+
+    @property
+    def nested_ternaries(self) -> int:
+        return sum(len(module.nested_ternaries) for module in self.modules)
+
+    @property
+    def long_lines(self) -> int:
+        return sum(len(module.long_lines) for module in self.modules)
+
+    def longest_run(self, breaks: str = "shown") -> int:
+        return max(notebook.longest_run(breaks)[0] for notebook in self.notebooks)
+
+    @property
+    def examples_a_definition(self) -> float:
+        return round(sum(cell.example for cell in self.cells) / max(1, sum(cell.defines for cell in self.cells)), 2)
+
+    @property
+    def markdown_a_code_cell(self) -> float:
+        markdown = sum(cell.kind == "markdown" for cell in self.cells)
+        return round(markdown / (len(self.cells) - markdown), 2)
+
+    @property
+    def speaks(self) -> float:
+        sentences = prose(self.notebooks)
+        return round(100 * sum(len(SPEAKS.findall(text)) for text in sentences) / max(1, len(sentences)), 1)
+
+
+def read_house(root: Path, folder: str | None = None) -> House:
+    "Read the package and its chapters, or one folder of them."
+    chapters = [notebook for notebook in read_notebooks(root) if notebook.module]
+    if folder is None:
+        return House(read_modules(root), chapters)
+    return House([module for module in read_modules(root) if module.folder == folder],
+                 [notebook for notebook in chapters if notebook.folder == folder])
+
+
 def measure(root: Path, defaults: bool = True) -> dict[str, float | int | str]:
     "Take every figure of the working tree below `root`."
-    modules, notebooks = read_modules(root), read_notebooks(root)
-    chapters = [notebook for notebook in notebooks if notebook.module]
-    cells = [cell for notebook in chapters for cell in notebook.cells]
-    code, filled = sum(module.code_lines for module in modules), sum(module.filled_lines for module in modules)
-    markdown, sentences, graph = sum(cell.kind == "markdown" for cell in cells), prose(chapters), imports(modules)
-    homes = {name: module.folder for module in modules if module.path.name != "__init__.py" for name in module.definitions()}
-    spine = [module.code_lines for module in modules if module.name in SPINE]
+    house, notebooks = read_house(root), read_notebooks(root)
+    graph = imports(house.modules)
+    spine = [module.code_lines for module in house.modules if module.name in SPINE]
+    written = [module for module in house.modules if module.path.name != "__init__.py"]
+    homes = {name: module.folder for module in written for name in module.definitions()}
     return {
         "import circles": len(circles(graph)),
-        "imports that run upward": len(upward(root, modules)),
+        "imports that run upward": len(upward(root, house.modules)),
         "package floors": floors(by_folder(graph)),
-        "expression nodes a code line": round(sum(module.expressions for module in modules) / code, 2),
-        "ternaries per 1,000 lines": round(1000 * sum(module.ternaries for module in modules) / filled, 1),
-        "nested ternaries": sum(len(module.nested_ternaries) for module in modules),
-        "comprehensions per 1,000 lines": round(1000 * sum(module.comprehensions for module in modules) / filled, 1),
-        f"lines over {LINE_WIDTH}": sum(len(module.long_lines) for module in modules),
-        f"lines over {LINE_WIDTH} in notebooks' code": sum(len(notebook.long_lines()) for notebook in notebooks),
+        "expression nodes a code line": house.nodes_a_line,
+        "ternaries per 1,000 lines": house.per_thousand("ternaries"),
+        "nested ternaries": house.nested_ternaries,
+        "comprehensions per 1,000 lines": house.per_thousand("comprehensions"),
+        "lines over 120": house.long_lines,
+        "lines over 120 in notebooks' code": sum(len(notebook.long_lines()) for notebook in notebooks),
         "restated defaults": len(restated_defaults(root)) if defaults else "-",
-        "longest run of exports without example or test": max(notebook.longest_run("example")[0] for notebook in chapters),
-        "longest run of exports without a shown cell": max(notebook.longest_run()[0] for notebook in chapters),
-        "example or test cells an exported definition": round(sum(cell.example for cell in cells) / sum(cell.defines for cell in cells), 2),
+        "longest run of exports without example or test": house.longest_run("example"),
+        "longest run of exports without a shown cell": house.longest_run(),
+        "example or test cells an exported definition": house.examples_a_definition,
         "shown results missing": sum(len(notebook.missing()) for notebook in notebooks),
-        "markdown : code cells": round(markdown / (len(cells) - markdown), 2),
-        "'we/you' per 100 sentences": round(100 * sum(len(SPEAKS.findall(text)) for text in sentences) / len(sentences), 1),
+        "markdown : code cells": house.markdown_a_code_cell,
+        "'we/you' per 100 sentences": house.speaks,
         "longest notebook, cells": max(len(notebook.cells) for notebook in notebooks),
-        "code lines": code,
+        "code lines": house.code_lines,
         "code lines of the spine": sum(spine) if spine else "-",
         "modules that train.ipynb goes through": len(train_modules(root)),
         "folders that it goes through, by where names are defined": len(train_modules(root, homes)),
@@ -453,12 +526,24 @@ def measure(root: Path, defaults: bool = True) -> dict[str, float | int | str]:
 
 
 TARGETS = {
-    "import circles": "0", "imports that run upward": "0", "package floors": "8", "expression nodes a code line": "<= 4.8",
-    "ternaries per 1,000 lines": "<= 28", "nested ternaries": "0", f"lines over {LINE_WIDTH}": "0",
-    f"lines over {LINE_WIDTH} in notebooks' code": "0", "restated defaults": "0", "longest run of exports without example or test": "3",
-    "longest run of exports without a shown cell": "3", "example or test cells an exported definition": ">= 1.2",
-    "shown results missing": "0", "markdown : code cells": ".42 to .55", "'we/you' per 100 sentences": ">= 25",
-    "longest notebook, cells": "60", "code lines": "<= 7500", "code lines of the spine": "<= 2500",
+    "import circles": "0",
+    "imports that run upward": "0",
+    "package floors": "8",
+    "expression nodes a code line": "<= 4.8",
+    "ternaries per 1,000 lines": "<= 28",
+    "nested ternaries": "0",
+    "lines over 120": "0",
+    "lines over 120 in notebooks' code": "0",
+    "restated defaults": "0",
+    "longest run of exports without example or test": "3",
+    "longest run of exports without a shown cell": "3",
+    "example or test cells an exported definition": ">= 1.2",
+    "shown results missing": "0",
+    "markdown : code cells": ".42 to .55",
+    "'we/you' per 100 sentences": ">= 25",
+    "longest notebook, cells": "60",
+    "code lines": "<= 7500",
+    "code lines of the spine": "<= 2500",
     "modules that train.ipynb goes through": "9",
 }
 
@@ -471,59 +556,68 @@ def checkout(revision: str, folder: str) -> Path:
     return Path(folder)
 
 
-def table(after: dict, before: dict | None) -> str:
+def markdown_table(rows: list[list]) -> str:
+    "Write rows, of which the first is the head, in Markdown."
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines)
+
+
+def comparison(after: dict, before: dict | None) -> str:
     "Write the figures as a Markdown table."
-    columns = ["figure", *(["before"] if before else []), "after" if before else "now", "target"]
-    rows = [columns, ["---"] * len(columns)]
-    rows += [[name, *([before[name]] if before else []), after[name], TARGETS.get(name, "")] for name in after]
-    return "\n".join("| " + " | ".join(str(value) for value in row) + " |" for row in rows)
+    if before is None:
+        return markdown_table([["figure", "now", "target"], *([name, after[name], TARGETS.get(name, "")] for name in after)])
+    rows = [[name, before[name], after[name], TARGETS.get(name, "")] for name in after]
+    return markdown_table([["figure", "before", "after", "target"], *rows])
 
 
 def folder_table(root: Path) -> str:
     "Write a line for each folder, with what its people can mend."
-    modules, notebooks = read_modules(root), [notebook for notebook in read_notebooks(root) if notebook.module]
     restated = Counter(entry.split(":")[0].split(".")[1] for entry in restated_defaults(root))
-    rows = [["folder", "code", "nodes", "tern", "nest", ">120", "nb>120", "defaults", "run", "examples", "missing", "md:code", "we/you", "cells"]]
-    for folder in sorted({notebook.folder for notebook in notebooks}):
-        inside = [module for module in modules if module.folder == folder]
-        rooms = [notebook for notebook in notebooks if notebook.folder == folder]
-        cells = [cell for notebook in rooms for cell in notebook.cells]
-        markdown, sentences, code = sum(cell.kind == "markdown" for cell in cells), prose(rooms), sum(module.code_lines for module in inside)
-        rows.append([folder, code, f"{sum(module.expressions for module in inside) / max(code, 1):.2f}",
-                     f"{1000 * sum(module.ternaries for module in inside) / max(sum(module.filled_lines for module in inside), 1):.0f}",
-                     sum(len(module.nested_ternaries) for module in inside), sum(len(module.long_lines) for module in inside),
-                     sum(len(notebook.long_lines()) for notebook in rooms), restated[folder], max(notebook.longest_run()[0] for notebook in rooms),
-                     f"{sum(cell.example for cell in cells) / max(sum(cell.defines for cell in cells), 1):.2f}",
-                     sum(len(notebook.missing()) for notebook in rooms), f"{markdown / (len(cells) - markdown):.2f}",
-                     f"{100 * sum(len(SPEAKS.findall(text)) for text in sentences) / max(len(sentences), 1):.0f}",
-                     max(len(notebook.cells) for notebook in rooms)])
+    rows = [["folder", "code", "nodes", "ternaries", "nested", ">120", "notebooks >120", "defaults", "run", "examples", "missing",
+             "md:code", "we/you", "cells"]]
+    for folder in sorted({notebook.folder for notebook in read_house(root).notebooks}):
+        house = read_house(root, folder)
+        rows.append([
+            folder, house.code_lines, house.nodes_a_line, house.per_thousand("ternaries"), house.nested_ternaries,
+            house.long_lines, sum(len(notebook.long_lines()) for notebook in house.notebooks), restated[folder],
+            house.longest_run(), house.examples_a_definition, sum(len(notebook.missing()) for notebook in house.notebooks),
+            house.markdown_a_code_cell, house.speaks, max(len(notebook.cells) for notebook in house.notebooks),
+        ])
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(str(value).ljust(width) for value, width in zip(row, widths)) for row in rows)
 
 
 def worst(root: Path, count: int, folder: str | None = None) -> str:
     "Say where the worst places are, in the whole house or in one folder."
-    modules = [module for module in read_modules(root) if folder in (None, module.folder)]
-    notebooks = [notebook for notebook in read_notebooks(root) if folder in (None, notebook.folder)]
-    dense = sorted(((nodes, module, line) for module in modules for nodes, line in module.dense_lines()[:count]), key=lambda item: -item[0])
-    runs = sorted(((*notebook.longest_run(), notebook.path.relative_to(root)) for notebook in notebooks if notebook.module), reverse=True)
-    groups = {
-        "densest lines (expression nodes)": [f"{nodes:4} {module.name}:{line}  {module.lines[line - 1].strip()[:110]}" for nodes, module, line in dense],
-        "nested ternaries": [f"{module.name}:{line}" for module in modules for line in module.nested_ternaries],
-        f"lines over {LINE_WIDTH}": [f"{module.name}:{line}" for module in modules for line in module.long_lines],
-        "code lines too wide in notebooks": [f"{notebook.path.relative_to(root)} [{number}] {line.strip()[:90]}"
-                                             for notebook in notebooks for number, line in notebook.long_lines()],
-        "runs of exports without a shown cell": [f"{run:3} {path} up to [{number}]" for run, number, path in runs if run > 3],
-        "cells that should show something": [f"{notebook.path.relative_to(root)} [{number}] {notebook.cells[number].source.splitlines()[-1][:90]}"
-                                             for notebook in notebooks for number in notebook.missing()],
-        "restated defaults": [entry for entry in restated_defaults(root) if folder is None or entry.startswith(f"{PACKAGE}.{folder}.")],
-        "longest notebooks": [f"{size:4} {path}" for size, path in
-                              sorted(((len(notebook.cells), notebook.path.relative_to(root)) for notebook in notebooks), reverse=True)],
-    }
-    return "\n\n".join(f"{name} ({len(places)})\n" + "\n".join(f"  {place}" for place in places[:count]) for name, places in groups.items())
+    house = read_house(root, folder)
+    places = {"nested ternaries": [], "lines over 120": [], "code lines too wide in notebooks": [],
+              "runs of exports without a shown cell": [], "cells that should show something": []}
+    dense, sizes = [], []
+    for module in house.modules:
+        for nodes, line in module.dense_lines()[:count]:
+            dense.append((nodes, f"{module.name}:{line}  {module.lines[line - 1].strip()[:100]}"))
+        places["nested ternaries"] += [f"{module.name}:{line}" for line in module.nested_ternaries]
+        places["lines over 120"] += [f"{module.name}:{line}" for line in module.long_lines]
+    for notebook in house.notebooks if folder else read_notebooks(root):
+        path = notebook.path.relative_to(root)
+        sizes.append((len(notebook.cells), path))
+        wide = [f"{path} [{number}] {line.strip()[:90]}" for number, line in notebook.long_lines()]
+        places["code lines too wide in notebooks"] += wide
+        run, number = notebook.longest_run()
+        if run > 3:
+            places["runs of exports without a shown cell"].append(f"{run:3} {path} up to [{number}]")
+        last_lines = [(number, notebook.cells[number].source.splitlines()[-1][:90]) for number in notebook.missing()]
+        places["cells that should show something"] += [f"{path} [{number}] {line}" for number, line in last_lines]
+    inside = f"{PACKAGE}.{folder}." if folder else PACKAGE
+    places["restated defaults"] = [entry for entry in restated_defaults(root) if entry.startswith(inside)]
+    places["densest lines, by expression nodes"] = [f"{nodes:4} {line}" for nodes, line in sorted(dense, reverse=True)]
+    places["longest notebooks, in cells"] = [f"{size:4} {path}" for size, path in sorted(sizes, reverse=True)]
+    groups = [[f"{name} ({len(lines)})", *(f"  {line}" for line in lines[:count])] for name, lines in places.items()]
+    return "\n\n".join("\n".join(group) for group in groups)
 
 
 def main(words: list[str]) -> None:
+    "Print what is asked for."
     parser = argparse.ArgumentParser(description="Measure the house, before and after.")
     parser.add_argument("--before", metavar="GIT_REV", help="a revision to compare with")
     parser.add_argument("--by-folder", action="store_true", help="one line for each folder")
@@ -540,7 +634,7 @@ def main(words: list[str]) -> None:
     if asked.before:
         with tempfile.TemporaryDirectory() as folder:
             before = measure(checkout(asked.before, folder))
-    print(table(measure(ROOT), before))
+    print(comparison(measure(ROOT), before))
 
 
 if __name__ == "__main__":

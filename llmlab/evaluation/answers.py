@@ -86,7 +86,8 @@ def score_answers(
     means = {}
     for name, values_of in columns.items():
         for task, values in values_of.items():
-            means[name if len(values_of) == 1 else f"{task}_{name}"] = sum(values) / len(values)
+            key = name if len(values_of) == 1 else f"{task}_{name}"
+            means[key] = sum(values) / len(values)
     return measures, means
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #e38a994a
