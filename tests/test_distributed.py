@@ -23,11 +23,11 @@ STEPS = """
 import sys, tempfile
 import torch
 from transformers import TrainerCallback
-from llmlab.config import make_config
-from llmlab.models import load_tokenizer, locate_model
-from llmlab.packing import tokenize
-from llmlab.prompts import PROMPTS, render
-from llmlab.training import build_model, make_trainer
+from llmlab.config.load import make_config
+from llmlab.models.checkpoints import load_tokenizer, locate_model
+from llmlab.tokens.tokenize import tokenize
+from llmlab.tokens.prompts import PROMPTS, render
+from llmlab.training.trainer import build_model, make_trainer
 
 class Gradients(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **others):
@@ -37,7 +37,7 @@ class Gradients(TrainerCallback):
 def take_steps(folder, batching, size):
     config = make_config({"model": folder, "report_to": [], "max_steps": 3, "learning_rate": 1e-2, "max_grad_norm": 0, "eval_strategy": "no", "batching": batching,
                           "per_device_train_batch_size": size, "gradient_accumulation_steps": 2, **({"pack_tokens": 128} if batching != "padded" else {})})
-    model, tokenizer = build_model(config, locate_model(folder)), load_tokenizer(folder)
+    model, tokenizer = build_model(config, locate_model(config)), load_tokenizer(folder, config)
     rows = [dict(context="서울은 대한민국의 수도이다. " * (number // 4), question="무엇인가요?" * (number % 3 + 1), answer="대한민국" * (number * number % 7 + 1)) for number in range(24)]
     examples = [tokenize(render(PROMPTS["lab"], row), tokenizer) for row in rows]
     trainer = make_trainer(config, model, tokenizer, examples, examples[:7], tempfile.mkdtemp(), [Gradients()])

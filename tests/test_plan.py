@@ -23,16 +23,21 @@ from llmlab.training.trainer import build_model, make_trainer
 from llmlab.batching.loss import find_head, loss_of_answers
 
 FAMILIES = ("llama", "gemma3_text", "gpt_neox", "qwen3", "exaone4")
-WAYS = {"lora": {}, "all-linear": dict(target_modules="all-linear", lora_r=4), "dora": dict(use_dora=True), "saved": dict(modules_to_save=["lm_head"]),
-        "full": dict(use_peft=False), "4-bit": dict(load_in_4bit=True), "nested": dict(load_in_4bit=True, bnb_4bit_use_double_quant=True),
-        "8-bit": dict(load_in_8bit=True), "bfloat16": dict(dtype="bfloat16"), "checkpointing": dict(gradient_checkpointing=True)}
+WAYS = {
+    "lora": {}, "all-linear": dict(target_modules="all-linear", lora_r=4), "dora": dict(use_dora=True),
+    "saved": dict(modules_to_save=["lm_head"]), "full": dict(use_peft=False), "4-bit": dict(load_in_4bit=True),
+    "nested": dict(load_in_4bit=True, bnb_4bit_use_double_quant=True), "8-bit": dict(load_in_8bit=True),
+    "bfloat16": dict(dtype="bfloat16"), "checkpointing": dict(gradient_checkpointing=True),
+}
 TEXT = list(range(3, 33))
-EXAMPLES = [Example([*TEXT[:20], 40 + number, *TEXT[:number]], 20, ((21, 21 + number),)) for number in (3, 9, 6, 12)]  # of one beginning, and of several lengths
+EXAMPLES = [Example([*TEXT[:20], 40 + number, *TEXT[:number]], 20, ((21, 21 + number),))
+            for number in (3, 9, 6, 12)]  # of one beginning, and of several lengths
 
 
 def passes(batching="tree", **settings):
     """Cut the examples into passes."""
-    config = ExperimentConfig(batching=batching, max_length=64, per_device_train_batch_size=4, gradient_accumulation_steps=1, **settings)
+    config = ExperimentConfig(batching=batching, max_length=64, per_device_train_batch_size=4,
+                              gradient_accumulation_steps=1, **settings)
     return find_passes(config, Work(EXAMPLES, EXAMPLES[:2], len(EXAMPLES)))
 
 
@@ -52,9 +57,11 @@ def tensors_of(model):
     """List the tensors of a real model, quantization constants among them."""
     found = [*model.parameters(), *model.buffers()]
     for parameter in model.parameters():
-        for state in filter(None, (getattr(parameter, "quant_state", None), getattr(getattr(parameter, "quant_state", None), "state2", None))):
+        constants = getattr(parameter, "quant_state", None)
+        for state in filter(None, (constants, getattr(constants, "state2", None))):
             found += [value for value in vars(state).values() if isinstance(value, torch.Tensor)]
-        found += [value for value in (getattr(parameter, "CB", None), getattr(parameter, "SCB", None)) if value is not None]
+        codes = (getattr(parameter, "CB", None), getattr(parameter, "SCB", None))
+        found += [value for value in codes if value is not None]
     return found
 
 
@@ -70,14 +77,18 @@ def test_outline_has_the_parameters_and_bytes_of_the_real_model(folders, family,
 
 
 @pytest.mark.parametrize("family, batching, way", [
-    *(("llama", "tree", way) for way in WAYS), *((family, "tree", way) for family in ("gemma3_text", "gpt_neox", "exaone4") for way in ("lora", "full", "4-bit")),
-    *((family, "padded", way) for family in ("llama", "gemma3_text") for way in ("lora", "full", "checkpointing", "bfloat16")), ("gpt_neox", "packed", "lora")])
+    *(("llama", "tree", way) for way in WAYS),
+    *((family, "tree", way) for family in ("gemma3_text", "gpt_neox", "exaone4") for way in ("lora", "full", "4-bit")),
+    *((family, "padded", way) for family in ("llama", "gemma3_text")
+      for way in ("lora", "full", "checkpointing", "bfloat16")),
+    ("gpt_neox", "packed", "lora")])
 def test_step_without_content_holds_what_a_real_step_holds(folders, family, batching, way):
     config, real, outline = both(folders[family], WAYS[way])
     cut = passes(batching)
     planned = trace_run(config, find_blueprint(str(folders[family])), cut)
     head, trained = find_head(real), [parameter for parameter in real.parameters() if parameter.requires_grad]
-    with Meter(vocab_size=real.get_input_embeddings().weight.shape[0], known=tensors_of(real)) as meter, batch_mode(real, cut.train):
+    vocab_size = real.get_input_embeddings().weight.shape[0]
+    with Meter(vocab_size=vocab_size, known=tensors_of(real)) as meter, batch_mode(real, cut.train):
         for parameter in trained:
             parameter.register_post_accumulate_grad_hook(lambda parameter: meter.enter(parameter.grad, "gradients"))
         loss_of_answers(real.train(), head, cut.train)[0].backward()
@@ -87,14 +98,16 @@ def test_step_without_content_holds_what_a_real_step_holds(folders, family, batc
     assert meter.now["gradients"] == planned.phases["optimizer step"]["gradients"]
 
 
-@pytest.mark.parametrize("batching, way", (("tree", "lora"), ("tree", "full"), ("tree", "4-bit"), ("padded", "lora"), ("padded", "checkpointing")))
+@pytest.mark.parametrize("batching, way", (
+    ("tree", "lora"), ("tree", "full"), ("tree", "4-bit"), ("padded", "lora"), ("padded", "checkpointing")))
 def test_bytes_saved_for_the_backward_pass_are_those_that_hooks_see(folders, way, batching):
     config, real, outline = both(folders["llama"], WAYS[way])
     batch = passes(batching).train
 
     def saved(model, head, batch):
         kept, known = [], {tensor.untyped_storage()._cdata for tensor in tensors_of(model)}
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor), batch_mode(model, batch):
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda saved: saved)
+        with hooks, batch_mode(model, batch):
             loss = loss_of_answers(model.train(), head, batch)[0]
         return count_bytes(tensor for tensor in kept if tensor.untyped_storage()._cdata not in known), loss
 
@@ -108,11 +121,14 @@ def test_bytes_saved_for_the_backward_pass_are_those_that_hooks_see(folders, way
     assert planned == saved(real, find_head(real), batch)[0] > 0
 
 
-@pytest.mark.parametrize("family, batching, way", (("llama", "tree", "lora"), ("llama", "padded", "full"), ("gemma3_text", "tree", "checkpointing")))
+@pytest.mark.parametrize("family, batching, way", (
+    ("llama", "tree", "lora"), ("llama", "padded", "full"), ("gemma3_text", "tree", "checkpointing")))
 def test_few_layers_tell_of_many(tmp_path, family, batching, way):
     """What knobs bring is worked out from the first layers, and is what the whole model says."""
-    tiny_model(family, num_hidden_layers=9, **({"layer_types": None} if family == "gemma3_text" else {})).save_pretrained(tmp_path)
-    config, blueprint, cut = ExperimentConfig(model=str(tmp_path), **WAYS[way]), find_blueprint(str(tmp_path)), passes(batching)
+    sizes = {"layer_types": None} if family == "gemma3_text" else {}
+    tiny_model(family, num_hidden_layers=9, **sizes).save_pretrained(tmp_path)
+    config = ExperimentConfig(model=str(tmp_path), **WAYS[way])
+    blueprint, cut = find_blueprint(str(tmp_path)), passes(batching)
     whole, quick = trace_run(config, blueprint, cut), trace_quickly(config, blueprint, cut)
     assert whole.parameters == quick.parameters
     for phase, parts in whole.phases.items():
@@ -130,22 +146,26 @@ def test_head_is_found_without_content(folders, family):
 
 def tiny_plan(folder, **settings):
     """Plan a run of a tiny model on the lab's own questions."""
-    return make_plan(ExperimentConfig(model=str(folder), max_length=256, max_train_samples=20, max_eval_samples=4, **settings), probe=False)
+    few = dict(max_length=256, max_train_samples=20, max_eval_samples=4)
+    return make_plan(ExperimentConfig(model=str(folder), **few, **settings), probe=False)
 
 
 def test_parts_add_up_and_work_is_counted(folders):
     plan = tiny_plan(folders["llama"], per_device_train_batch_size=2, gradient_accumulation_steps=5, num_train_epochs=2)
     assert plan.peak == sum(plan.parts.values()) and plan.framework > 10**8
     assert all(plan.peak >= parts.total() + plan.framework for parts in plan.trace.phases.values())
-    assert 0 < plan.work.rows <= 20 and max(plan.work.lengths) <= 256 and plan.steps == 2 * math.ceil(plan.work.rows / 10)
+    assert 0 < plan.work.rows <= 20 and max(plan.work.lengths) <= 256
+    assert plan.steps == 2 * math.ceil(plan.work.rows / 10)
     assert plan.trace.phases["training"]["optimizer state"] == 2 * plan.trace.phases["training"]["adapter"]
     assert plan.fits and "it fits" in "\n".join(plan_lines(plan))
 
 
-@pytest.mark.parametrize("settings", ({"gradient_checkpointing": True}, {"pack_tokens": 512}, {"load_in_4bit": True}, {"max_length": 128, "pack_tokens": 256},
-                                      {"batching": "padded", "per_device_train_batch_size": 1}))
+@pytest.mark.parametrize("settings", (
+    {"gradient_checkpointing": True}, {"pack_tokens": 512}, {"load_in_4bit": True},
+    {"max_length": 128, "pack_tokens": 256}, {"batching": "padded", "per_device_train_batch_size": 1}))
 def test_knobs_save_memory(settings):
-    usual = dict(per_device_train_batch_size=8, per_device_eval_batch_size=1, gradient_accumulation_steps=1, max_length=256)
+    usual = dict(per_device_train_batch_size=8, per_device_eval_batch_size=1, gradient_accumulation_steps=1,
+                 max_length=256)
     blueprint = find_blueprint("kanana1.5-2.1b")
     examples = [Example([number, *[0] * 255], 0, ((0, 256),)) for number in range(8)]
 
@@ -159,9 +179,11 @@ def test_knobs_save_memory(settings):
 @pytest.mark.parametrize("batching", ("tree", "packed", "padded"))
 def test_passes_are_those_of_the_trainer(folders, tmp_path, batching):
     """What is planned is what the trainer's own loader hands out."""
-    config = ExperimentConfig(model=str(folders["llama"]), batching=batching, max_length=64, per_device_train_batch_size=2, gradient_accumulation_steps=1)
+    config = ExperimentConfig(model=str(folders["llama"]), batching=batching, max_length=64,
+                              per_device_train_batch_size=2, gradient_accumulation_steps=1)
     cut = find_passes(config, Work(EXAMPLES, EXAMPLES[:2], 4))
-    trainer = make_trainer(config, build_model(config, locate_model(config.model)), tiny_tokenizer(), EXAMPLES, EXAMPLES[:2], tmp_path)
+    model = build_model(config, locate_model(config.model))
+    trainer = make_trainer(config, model, tiny_tokenizer(), EXAMPLES, EXAMPLES[:2], tmp_path)
     steps = list(trainer.get_train_dataloader())
     assert len(steps) == cut.steps == 2
     assert sum(step["sharing"].tokens_computed for step in steps) == cut.sharing.tokens_computed
@@ -183,13 +205,15 @@ def test_what_cannot_fit_says_so_and_names_knobs(folders, monkeypatch):
     text = "\n".join(plan_lines(plan))
     assert not plan.fits and plan.seconds is None and "IT DOES NOT FIT" in text
     names = [name for name, _ in plan.knobs]
-    assert names[0] == "gradient_checkpointing=True" and "load_in_4bit=True" in names and names[-1].startswith("together: ")
+    assert names[0] == "gradient_checkpointing=True" and "load_in_4bit=True" in names
+    assert names[-1].startswith("together: ")
     assert all(size < plan.need for _, size in plan.knobs)
 
 
 def test_model_that_was_never_downloaded_is_planned_offline_in_seconds(tmp_path):
     started = time.monotonic()
-    plan = make_plan(ExperimentConfig(model="koalpaca", load_in_4bit=True, cache_dir=str(tmp_path)), probe=False, knobs=False)
+    config = ExperimentConfig(model="koalpaca", load_in_4bit=True, cache_dir=str(tmp_path))
+    plan = make_plan(config, probe=False, knobs=False)
     assert time.monotonic() - started < 60
     assert plan.trace.parameters["total"] - plan.trace.parameters["trainable"] == 5_885_059_072
     assert plan.blueprint.folder is None and "tokenizer is not at hand" in plan.work.note
@@ -204,5 +228,6 @@ def test_hub_cache_is_enough(tmp_path):
 
 
 def test_time_is_estimated(folders):
-    plan = make_plan(ExperimentConfig(model=str(folders["llama"]), max_train_samples=20, max_eval_samples=4), knobs=False)
+    config = ExperimentConfig(model=str(folders["llama"]), max_train_samples=20, max_eval_samples=4)
+    plan = make_plan(config, knobs=False)
     assert 0 < plan.seconds < 60

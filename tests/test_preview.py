@@ -1,4 +1,4 @@
-"""The data doctor: one file with every fault, each found at its row; a clean one without any; and the text that a server must be sent."""
+"""The data doctor: one file with every fault, each found at its row; a clean one; the text for a server."""
 import json
 import re
 import subprocess
@@ -18,9 +18,11 @@ from llmlab.models.testing import save_tiny_checkpoint, tiny_tokenizer
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = "광주 부산 대구 인천 대전 울산 수원 창원 성남 고양 용인 청주 전주 안산 천안 남양주 화성 김해 평택 포항".split()
 THINGS = "바다에서 무엇을 먹나요?,산은 얼마나 높나요?,기차로 몇 시간이 걸리나요?,언제 눈이 오나요?,시장은 어디에 있나요?".split(",")
-CLEAN = [{"question": f"{place}에서 {PLACES[number * 7 % 20 - turn]}까지 {THINGS[(number + turn) % 5]}", "answer": f"{place} 사람들은 「{number + turn}」이라고 합니다 ㅎㅎ."}
+CLEAN = [{"question": f"{place}에서 {PLACES[number * 7 % 20 - turn]}까지 {THINGS[(number + turn) % 5]}",
+          "answer": f"{place} 사람들은 「{number + turn}」이라고 합니다 ㅎㅎ."}
          for number, place in enumerate(PLACES, start=1) for turn in (0, 1)]
-TURNS = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+TURNS = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+         "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 
 
 def dirty_rows():
@@ -64,7 +66,8 @@ def tiny(tmp_path_factory):
 def look(tiny, tmp_path):
     """Make a preview with the tiny tokenizer."""
     def preview(dataset, **settings):
-        usual = {"model": tiny, "dataset": dataset, "prompt": "koalpaca", "cache_dir": str(tmp_path / "cache"), "max_length": 1024}
+        usual = {"model": tiny, "dataset": dataset, "prompt": "koalpaca", "max_length": 1024,
+                 "cache_dir": str(tmp_path / "cache")}
         return make_preview(make_config(usual | settings))
     return preview
 
@@ -79,12 +82,14 @@ def test_every_fault_is_found_at_its_row(look, tmp_path):
     path = write(tmp_path / "dirty.jsonl", CLEAN + [row for row, _ in faults])
     preview = look(path)
     for number, (_, words) in enumerate(faults, start=len(CLEAN) + 1):
-        assert any(f"dirty.jsonl, line {number}" in place.split(" (training")[0] for place in places(preview, words)), (number, words, preview.findings)
+        named = [place.split(" (training")[0] for place in places(preview, words)]
+        assert any(f"dirty.jsonl, line {number}" in place for place in named), (number, words, preview.findings)
     total = {finding.what: finding.rows for finding in preview.findings}
     for words in {words for _, words in faults}:
         found = next(count for what, count in total.items() if words in what)
         assert found == sum(other == words for _, other in faults), (words, total)
-    assert preview.serious >= 5 and [finding.level for finding in preview.findings] == sorted((finding.level for finding in preview.findings), key=LEVELS.index)
+    levels = [finding.level for finding in preview.findings]
+    assert preview.serious >= 5 and levels == sorted(levels, key=LEVELS.index)
     assert all(finding.mend for finding in preview.findings if finding.level != "note")
 
 
@@ -94,30 +99,36 @@ def test_a_clean_set_has_no_finding(look, tmp_path):
 
 
 def test_answers_that_are_no_span(look, tmp_path):
-    rows = [{"context": f"{place}의 인구는 {number}명이다.", "question": "인구는?", "answer": f"{number}명"} for number, place in enumerate(PLACES)]
-    preview = look(write(tmp_path / "read.jsonl", [*rows, {"context": "제주는 섬이다.", "question": "제주는?", "answer": "큰 섬"}]))
+    rows = [{"context": f"{place}의 인구는 {number}명이다.", "question": "인구는?", "answer": f"{number}명"}
+            for number, place in enumerate(PLACES)]
+    odd = {"context": "제주는 섬이다.", "question": "제주는?", "answer": "큰 섬"}
+    preview = look(write(tmp_path / "read.jsonl", [*rows, odd]))
     assert places(preview, "no span of their context") == ["read.jsonl, line 21"]
 
 
 def test_leaks_between_sets(look, tmp_path):
     """A held-out question that is trained on, in other words or under another paragraph, is named with its twin."""
     train = write(tmp_path / "train.jsonl", CLEAN)
-    tested = [CLEAN[0], {"question": CLEAN[5]["question"].replace("?", "요?"), "answer": "모릅니다."}, {"question": "전혀 다른 이야기를 해 주세요.", "answer": "싫습니다."}]
+    tested = [CLEAN[0], {"question": CLEAN[5]["question"].replace("?", "요?"), "answer": "모릅니다."},
+              {"question": "전혀 다른 이야기를 해 주세요.", "answer": "싫습니다."}]
     preview = look(train, eval_dataset=write(tmp_path / "test.jsonl", tested))
     assert places(preview, "left out of training") == ["train.jsonl, line 1 (held out: test.jsonl, line 1)"]
     near = places(preview, "nearly the same")
     assert len(near) == 1 and near[0].startswith("test.jsonl, line 2 (training: train.jsonl, line 6,")
-    rows = [{"context": f"{place}에 대한 긴 글입니다. {place}에는 강이 있다.", "question": f"{place}의 강은?", "answer": "강"} for place in PLACES]
+    rows = [{"context": f"{place}에 대한 긴 글입니다. {place}에는 강이 있다.", "question": f"{place}의 강은?", "answer": "강"}
+            for place in PLACES]
     other = [{"context": "완전히 다른 글이며 강과 산이 나온다.", "question": "광주의 강은?", "answer": "강"}]
     preview = look(write(tmp_path / "a.jsonl", rows), eval_dataset=write(tmp_path / "b.jsonl", other))
-    assert places(preview, "same question with the same answer") == ["b.jsonl, line 1 (training: a.jsonl, line 1)"] and preview.serious == 1
+    assert places(preview, "same question with the same answer") == ["b.jsonl, line 1 (training: a.jsonl, line 1)"]
+    assert preview.serious == 1
 
 
 @pytest.mark.parametrize("prompt", ["koalpaca", "lab", "chat"])
 def test_sent_text_is_what_generation_is_sent(look, tiny, tmp_path, prompt):
     """Tokenized as a server would, it gives the tokens before the answer, in a conversation too."""
     talks = [{"messages": [{"role": role, "content": f"{place} {word}"} for role, word in
-                           [("system", "짧게."), ("user", "안녕?"), ("assistant", "네."), ("user", "또?"), ("assistant", "끝.")]]} for place in PLACES]
+                           [("system", "짧게."), ("user", "안녕?"), ("assistant", "네."), ("user", "또?"),
+                            ("assistant", "끝.")]]} for place in PLACES]
     for rows in (CLEAN, talks):
         preview = look(write(tmp_path / "rows.jsonl", rows), prompt=prompt)
         (index,) = preview.examples
@@ -140,7 +151,8 @@ def test_terminal_and_notebook(look, tmp_path):
     path = write(tmp_path / "dirty.jsonl", CLEAN + [{"question": "색을 바꿀까요?", "answer": "\x1b[31m빨강입니다."}])
     preview = look(path)
     plain, colored = "\n".join(preview_lines(preview)), "\n".join(preview_lines(preview, color=True))
-    assert "\x1b" not in plain and "⟦" in plain and "\x1b[30;42m" in colored and "⟦" not in colored.replace("⟦ and ⟧", "")
+    assert "\x1b" not in plain and "⟦" in plain
+    assert "\x1b[30;42m" in colored and "⟦" not in colored.replace("⟦ and ⟧", "")
     assert "\\u001b" in plain and "line 41 (" in plain
     page = show_preview(preview).data
     assert "data:image/png" in page and "사람들은" in re.sub("<[^>]*>", "", page) and "invisible ones" in page
@@ -148,7 +160,8 @@ def test_terminal_and_notebook(look, tmp_path):
 
 def test_stream_is_looked_at_from_its_beginning(look, tmp_path):
     preview = look(write(tmp_path / "clean.jsonl", CLEAN), streaming=True, max_steps=5)
-    assert any("stream" in finding.what for finding in preview.findings) and len(preview.train.rows) + len(preview.held_out.rows) == len(CLEAN)
+    assert any("stream" in finding.what for finding in preview.findings)
+    assert len(preview.train.rows) + len(preview.held_out.rows) == len(CLEAN)
 
 
 def test_hub_model_without_its_tokenizer_is_refused(look, tmp_path):
@@ -159,8 +172,10 @@ def test_hub_model_without_its_tokenizer_is_refused(look, tmp_path):
 def test_command(tiny, tmp_path):
     """The exit status is 0 for clean data, 1 for a serious finding, and 2 for settings that cannot be."""
     def command(path):
-        words = ["preview", "-p", "model", tiny, "-p", "dataset", str(path), "-p", "prompt", "koalpaca", "-p", "cache_dir", str(tmp_path)]
-        return subprocess.run([Path(sys.executable).with_name("llmlab"), *words], cwd=ROOT, capture_output=True, text=True)
+        given = {"model": tiny, "dataset": str(path), "prompt": "koalpaca", "cache_dir": str(tmp_path)}
+        words = [word for name, value in given.items() for word in ("-p", name, value)]
+        program = Path(sys.executable).with_name("llmlab")
+        return subprocess.run([program, "preview", *words], cwd=ROOT, capture_output=True, text=True)
 
     done = command(write(tmp_path / "clean.jsonl", CLEAN))
     assert done.returncode == 0 and "0 serious findings" in done.stdout, done.stderr

@@ -174,7 +174,7 @@ def merge_part(
 
 # %% ../../nbs/03_batching/02_attention.ipynb #ecc28db4
 def _fold(tensor, rows, key_heads):
-    "Take rows of (heads, tokens, size); heads that share a key head go under one another: (key heads, folded rows, size)."
+    "Take rows of (heads, tokens, size), heads of a key head under one another: (key heads, folded rows, size)."
     heads, _, size = tensor.shape
     grouped = tensor.view(key_heads, heads // key_heads, -1, size)  # (key heads, heads of each, tokens, size)
     return grouped[:, :, rows].reshape(key_heads, -1, size)

@@ -62,7 +62,7 @@ class Trie:
             self.common = [common_length(self.ids[left], self.ids[right]) for left, right in neighbours]
 
     def prefix_length(self, start: int, stop: int, depth: int) -> int:
-        "Return how many tokens the examples at start:stop share; `depth`, which they share anyhow, where it is hardly more."
+        "Return how many tokens the examples at start:stop share: `depth`, known before, where it is hardly more."
         if stop - start == 1:
             return len(self.ids[self.order[start]])
         length = min(self.common[start:stop - 1])
@@ -91,7 +91,7 @@ def lay_out(
 
 
 def _walk(examples, trie, pack, start, stop, depth, path):
-    "Write the subtree of the examples at start:stop, which share `depth` tokens; path[i] is where token i is in the row."
+    "Write the subtree of the examples at start:stop; path[i] is where token i of the first `depth` is in the row."
     length, number = trie.prefix_length(start, stop, depth), trie.order[start]
     row_start, index = len(pack.input_ids), len(pack.segments)
     if length > depth:

@@ -19,7 +19,9 @@ HASH_STRIDE_TOKENS = 32  # tokens from one hash to the next
 MAX_HASHES = 24  # of an example
 
 
-def prefix_keys(examples: Sequence[Example]) -> numpy.ndarray:  # (examples, MAX_HASHES) uint32; 0 beyond an example's end
+def prefix_keys(
+    examples: Sequence[Example],
+) -> numpy.ndarray:  # (examples, MAX_HASHES) uint32; 0 beyond an example's end
     "Hash the beginnings of examples."
     keys = numpy.zeros((len(examples), MAX_HASHES), numpy.uint32)
     generator = numpy.random.default_rng(0)
@@ -57,7 +59,7 @@ def find_prefix_groups(
     keys: numpy.ndarray,  # from `prefix_keys`
     group_size: int,  # examples of one prefix that a step takes together, at most
 ) -> list[numpy.ndarray]:  # numbers of examples; each example is in one group
-    "Find the examples that begin alike: the largest subtrees of at most `group_size`, and for each larger one those that fit into no such."
+    "Find the examples that begin alike: subtrees of at most `group_size`, and of larger ones what fits into no such."
     if group_size <= 1:
         return [numpy.arange(len(keys))]
     order = numpy.lexsort(keys.T[::-1])

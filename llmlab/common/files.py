@@ -91,7 +91,7 @@ def _cache_entries(folder):
     entries = collections.defaultdict(dict)
     for file in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # one that was being written has its own name by now
-            entries[file.stem][file] = file.stat()
+            entries[file.name.lstrip(".").split(".")[0]][file] = file.stat()
     entries.pop("lock")
     return entries
 

@@ -133,22 +133,21 @@ def check_each(
 # %% ../../nbs/01_data/07_doctor.ipynb #bc0c3a94
 def find_duplicates(
     *splits: Iterable[dict],  # rows in the lab's shape, such as `data.train, data.held_out`; iterated twice
-    limit: int = PLACES_PER_REASON,  # pairs named
-) -> tuple[int, list[tuple[str, str, bool]]]:  # how many there are; where the first pairs stand, whether they are equal
+) -> list[tuple[str, str, bool]]:  # where the earlier and the later row stand, and whether they say exactly the same
     "Find rows that ask, up to spacing and punctuation, what an earlier row asks about the same text."
     import numpy
 
     keys = numpy.fromiter(map(_question_key, chain.from_iterable(splits)), "uint64")
     order = numpy.argsort(keys, kind="stable")
-    repeats = numpy.flatnonzero(keys[order][1:] == keys[order][:-1]) + 1
-    pairs = sorted(zip(order[repeats].tolist(), order[repeats - 1].tolist()))
-    named = {number for pair in pairs[:limit] for number in pair}
+    repeats = numpy.flatnonzero(keys[order][1:] == keys[order][:-1])
+    pairs = sorted(zip(order[repeats + 1].tolist(), order[repeats].tolist()))
+    named = set(chain.from_iterable(pairs))
     rows = {number: row for number, row in enumerate(chain.from_iterable(splits)) if number in named}
-    places = []
-    for later, earlier in pairs[:limit]:
-        is_exact = row_digest(rows[earlier]) == row_digest(rows[later])
-        places.append((rows[earlier]["where"], rows[later]["where"], is_exact))
-    return len(pairs), places
+    duplicates = []
+    for later_number, earlier_number in pairs:
+        later, earlier = rows[later_number], rows[earlier_number]
+        duplicates.append((earlier["where"], later["where"], row_digest(earlier) == row_digest(later)))
+    return duplicates
 
 
 def _question_key(row):
@@ -159,9 +158,10 @@ def _question_key(row):
 
 def check_duplicates(*splits: Iterable[dict]) -> Iterator[Finding]:
     "Find rows that repeat others."
-    _, pairs = find_duplicates(*splits, limit=sum(map(len, splits)))
-    equal = [f"{later} (as {earlier})" for earlier, later, is_exact in pairs if is_exact]
-    differing = [f"{later} (as {earlier})" for earlier, later, is_exact in pairs if not is_exact]
+    equal, differing = [], []
+    for earlier, later, is_equal in find_duplicates(*splits):
+        places = equal if is_equal else differing
+        places.append(f"{later} (as {earlier})")
     if equal:
         yield Finding("look", "rows say exactly what an earlier row says", len(equal), equal[:PLACES_PER_REASON],
                       "Delete one of each pair; otherwise they count twice.")

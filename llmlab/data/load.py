@@ -30,7 +30,7 @@ class RowStore:
 
     def numbers(self, mask) -> list:  # an array of row numbers for each split
         "Find the rows for which `mask` is true."
-        return [((self.split == number) & mask).nonzero()[0] for number in range(len(self.splits))]
+        return [((self.split == split.index) & mask).nonzero()[0] for split in self.splits]
 
     def cut(
         self,
@@ -55,11 +55,12 @@ def store_splits(splits: list[OpenSplit], cache_dir: str | None) -> RowStore:
     import numpy
 
     index = RowIndex()
-    streams = [index.watch(split.rows(split.report), number, split.is_eval) for number, split in enumerate(splits)]
-    store = RowStore(splits, store_rows(chain.from_iterable(streams), cache_dir), *index.arrays())
+    streams = [index.watch(split.rows(split.report), split.index, split.is_eval) for split in splits]
+    dataset = store_rows(chain.from_iterable(streams), cache_dir)
+    store = RowStore(splits, dataset, *index.arrays())
     halves = store.digest.view("u8")[::2]  # eight bytes tell rows apart as well as sixteen
-    for number, split in enumerate(splits):
-        contents = halves[store.split == number]
+    for split in splits:
+        contents = halves[store.split == split.index]
         repeated = len(contents) - len(numpy.unique(contents))
         if repeated:
             split.report.notes.append(f"{repeated:,} rows of {split.report.name} repeat another exactly; "
@@ -79,14 +80,15 @@ def _leaks(store, left_out):
 # %% ../../nbs/01_data/06_load.ipynb #load-mix-counts
 def _cut_to_mix(store, rows, report, settings):
     "Keep what the mix takes of each split's training rows, then what max_train_samples leaves of them."
-    learning = [number for number, split in enumerate(store.splits) if not split.is_eval]
-    members = [store.splits[number].member for number in learning]
-    wanted = dict(zip(learning, mix_sizes([len(rows[number]) for number in learning], members)))
-    for number, member in zip(learning, members):
-        if isinstance(member.size, int) and member.size > len(rows[number]):
+    counts = [len(numbers) for numbers in rows]
+    training = [split for split in store.splits if not split.is_eval]
+    wanted = mix_sizes([counts[split.index] for split in training], [split.member for split in training])
+    for split, size in zip(training, wanted):
+        member, available = split.member, counts[split.index]
+        if isinstance(member.size, int) and member.size > available:
             report.notes.append(f"the mix asks for {member.size:,} training rows of {member.name}, "
-                                f"which has {len(rows[number]):,}")
-    counts = [wanted.get(number, 0) for number in range(len(store.splits))]
+                                f"which has {available:,}")
+        counts[split.index] = size
     rows = store.cut(rows, counts, "beyond its part in the mix ({amount}), which a larger one, "
                      "or 'a+b' for all rows of all sets, would keep", settings)
     return _cut_to_limit(store, rows, "max_train_samples", settings)
@@ -109,7 +111,7 @@ def split_rows(
 
     store = store_splits(splits, settings.cache_dir)
     fraction = None if settings.eval_dataset else settings.validation_fraction
-    set_numbers = numpy.array([split.number for split in splits])[store.split]
+    set_numbers = numpy.array([split.set_number for split in splits])[store.split]
     side = hold_out(store.group, set_numbers, store.is_eval, fraction, settings.split_seed)
     left_out = store.numbers(side == LEFT_OUT)
     report.leaks = _leaks(store, numpy.concatenate(left_out))

@@ -207,7 +207,7 @@ def make_row(
     raw: dict,  # a row as it was read
     columns: dict[str, str],  # from `find_columns`
     where: str,  # for reports
-    remarks: Counter | None = None,  # what was changed is counted here
+    remarks: Counter,  # what was changed is counted here
 ) -> dict | str:  # a row in the lab's shape (less task and source), or the reason why there is none
     "Bring a row into the lab's shape."
     row = dict.fromkeys(("question", "input", "context", "system"), "")
@@ -215,7 +215,7 @@ def make_row(
         if name in columns:
             row[name] = _text(raw.get(columns[name]))
     if "messages" in columns:
-        content = read_conversation(raw.get(columns["messages"]), Counter() if remarks is None else remarks)
+        content = read_conversation(raw.get(columns["messages"]), remarks)
     else:
         content = _read_pair(raw, columns, row["question"])
     if isinstance(content, str):

@@ -21,9 +21,10 @@ from .split import draw, scale
 @dataclass
 class OpenSplit:
     "One split of one set, opened."
+    index: int  # among the splits of the run
+    set_number: int  # several splits may be of one set
     report: SplitReport
     member: Member
-    number: int  # of the set among those of the run
     is_eval: bool  # all of it is held out
     read: typing.Callable  # () -> (where, row as it was read)
     task: str
@@ -47,8 +48,8 @@ def open_splits(settings: DataSettings) -> list[OpenSplit]:
         eval_members = check_dataset_name(settings.eval_dataset, "eval_dataset")
     _check_members(settings, members, eval_members)
     splits = []
-    for number, member in enumerate([*members, *eval_members]):
-        is_eval = number >= len(members)
+    for set_number, member in enumerate([*members, *eval_members]):
+        is_eval = set_number >= len(members)
         notes = []
         config = None if is_eval else settings.dataset_config
         training, validation, readers = open_member(member, config, settings, notes)
@@ -62,7 +63,8 @@ def open_splits(settings: DataSettings) -> list[OpenSplit]:
             name = f"{member.name} ({split})" if split else member.name
             report = SplitReport(name, member.preset.license, member.name, notes=notes)
             task = _task_of_rows(settings.task, member)
-            splits.append(OpenSplit(report, member, number, held_out, readers[split], task, mapping, is_alone))
+            checks = readers[split], task, mapping, is_alone
+            splits.append(OpenSplit(len(splits), set_number, report, member, held_out, *checks))
     return splits
 
 
@@ -103,36 +105,37 @@ class StreamRule:
     "Which rows of a stream are held out, and which never enter training."
     fraction: float | None  # of all groups; None: only those of `groups`
     seed: int
-    quota: dict[int, int]  # number of an open split -> how many rows are held out of it
+    quota: dict[int, int]  # index of an open split -> how many rows are held out of it
     groups: set[str] = field(default_factory=set)  # of the rows that sources hold out themselves
 
     def is_below(self, group: str) -> bool:
         "Say whether the draw of a group keeps it from training."
         return bool(self.fraction) and draw(self.seed, group) < self.fraction * 2**64
 
-    def first_pass_rows(self, index: int) -> int:
+    def first_pass_rows(self, split: OpenSplit) -> int:
         "Say how many rows of a split the first pass reads at most."
-        return max(INSPECTED_ROWS, round(10 * self.quota.get(index, 0) / (self.fraction or 1)))
+        wanted = self.quota.get(split.index, 0)
+        return max(INSPECTED_ROWS, round(10 * wanted / (self.fraction or 1)))
 
 # %% ../../nbs/01_data/05_streams.ipynb #ab5055ed
 def sort_stream(
     rule: StreamRule,
     report: DataReport,
-    index: int,  # of the split in the report
     split: OpenSplit,
     limit: int | None = None,  # rows read
 ) -> typing.Iterator[tuple[bool, dict]]:  # whether the row is held out, and the row
     "Read one split of a stream, and report on this pass; the longest pass so far is the one that is shown."
     counts = split.fresh_report()
+    quota, first_pass_rows = rule.quota.get(split.index, 0), rule.first_pass_rows(split)
     for row in split.rows(counts, limit):
-        if counts.read >= report.parts[index].read:
-            report.parts[index] = counts
+        if counts.read >= report.parts[split.index].read:
+            report.parts[split.index] = counts
         if row["group"] in rule.groups:
             counts.drop("held out as well (the same paragraph or question)", [row["where"]])
         elif not rule.is_below(row["group"]):
             counts.train += 1
             yield False, row
-        elif counts.held_out < rule.quota.get(index, 0) and counts.read <= rule.first_pass_rows(index):
+        elif counts.held_out < quota and counts.read <= first_pass_rows:
             counts.held_out += 1
             yield True, row
         else:
@@ -142,21 +145,20 @@ def sort_stream(
 # %% ../../nbs/01_data/05_streams.ipynb #ef06110a
 def _begin_stream(splits, report, fraction, limit, seed):
     "Hold rows out of the beginning of each split; return the rule, and these rows."
-    sets_with_eval = {split.number for split in splits if split.is_eval}
-    needy = [index for index, split in enumerate(splits) if fraction and split.number not in sets_with_eval]
-    eval_splits = [index for index, split in enumerate(splits) if split.is_eval]
-    holders = sorted([*needy, *eval_splits])
+    eval_splits = [split for split in splits if split.is_eval]
+    sets_with_eval = {split.set_number for split in eval_splits}
+    needy = [split for split in splits if fraction and split.set_number not in sets_with_eval]
+    holders = sorted(split.index for split in (*needy, *eval_splits))
     quota = dict(zip(holders, scale([limit] * len(holders), limit)))
     rule = StreamRule(fraction if needy else None, seed, quota)
-    held_out = []
-    for index in eval_splits:
-        rows = _take_eval_rows(splits[index], quota[index], report)
+    held_out, digests = [], bytearray()
+    for split in eval_splits:
+        rows = _take_eval_rows(split, quota[split.index], report)
         held_out.extend(rows)
         rule.groups.update(row["group"] for row in rows)
-    digests = bytearray()
-    for index, split in enumerate(splits):
+    for split in splits:
         if not split.is_eval:
-            held_out.extend(_first_pass(rule, report, index, split, digests))
+            held_out.extend(_first_pass(rule, report, split, digests))
     report.fingerprint = combine_digests(bytes(digests), b"".join(map(row_digest, held_out)))
     return rule, held_out
 
@@ -169,18 +171,19 @@ def _take_eval_rows(split, quota, report):
     return rows
 
 
-def _first_pass(rule, report, index, split, digests):
+def _first_pass(rule, report, split, digests):
     "Pass over the beginning of a split; return the rows it holds out, and note the digests of the others."
-    quota, limit, rows = rule.quota.get(index, 0), rule.first_pass_rows(index), []
-    for is_eval, row in sort_stream(rule, report, index, split, limit):
+    quota, limit, rows = rule.quota.get(split.index, 0), rule.first_pass_rows(split), []
+    for is_eval, row in sort_stream(rule, report, split, limit):
         if not is_eval:
             digests += row_digest(row)
             continue
         rows.append(row)
         if len(rows) == quota:
             break
-    if len(rows) < quota:
-        report.notes.append(f"{quota - len(rows)} rows fewer than wanted are held out of {split.report.name}: "
+    missing = quota - len(rows)
+    if missing > 0:
+        report.notes.append(f"{missing} rows fewer than wanted are held out of {split.report.name}: "
                             f"there are no more in its first {limit:,} rows")
     return rows
 
@@ -227,11 +230,11 @@ def _stream(splits, report, rule, settings):
     from datasets import interleave_datasets
 
     seed = settings.seed if settings.data_seed is None else settings.data_seed
-    members = [split.member for split in splits if not split.is_eval]
-    streams = [_stream_split(rule, report, index, split) for index, split in enumerate(splits) if not split.is_eval]
+    training = [split for split in splits if not split.is_eval]
+    streams = [_stream_split(rule, report, split) for split in training]
     stream = streams[0]
     if len(streams) > 1:
-        shares = [member.share for member in members if member.share] or None
+        shares = [split.member.share for split in training if split.member.share] or None
         stop = "first_exhausted" if shares else "all_exhausted_without_replacement"
         stream = interleave_datasets(streams, probabilities=shares, seed=seed, stopping_strategy=stop)
     if settings.max_train_samples:
@@ -239,12 +242,12 @@ def _stream(splits, report, rule, settings):
     return stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER_ROWS) if settings.shuffle else stream
 
 
-def _stream_split(rule, report, index, split):
+def _stream_split(rule, report, split):
     "Make the stream of one split's training rows."
     from datasets import IterableDataset
 
     def read():
-        return (row for is_eval, row in sort_stream(rule, report, index, split) if not is_eval)
+        return (row for is_eval, row in sort_stream(rule, report, split) if not is_eval)
 
     stream = IterableDataset.from_generator(read, features=row_features())
     return stream.take(split.member.size) if split.member.size else stream

@@ -37,21 +37,28 @@ def preset_memory(preset: ModelPreset) -> dict[str, int]:  # bytes; {} where siz
     values = 10 * model.config.hidden_size + 4 * model.config.intermediate_size
     activations = 2 * tokens * model.config.num_hidden_layers * values
     training = 16 * lora_parameters(preset, default_of("lora_r")) + activations + LOGITS_BYTES
-    return {**weights, "train_bfloat16": weights["bfloat16"] + training, "train_4bit": weights["4-bit"] + 2 * rest + training}
+    weights["train_bfloat16"] = weights["bfloat16"] + training
+    weights["train_4bit"] = weights["4-bit"] + 2 * rest + training
+    return weights
 
 # %% ../../nbs/09_experiment/10_memory.ipynb #b404f407
-_NEEDS = {"bfloat16": "GiB in bf16", "4-bit": "in 4-bit", "train_bfloat16": "LoRA in bf16", "train_4bit": "LoRA in 4-bit"}
+_NEEDS = {
+    "bfloat16": "GiB in bf16", "4-bit": "in 4-bit", "train_bfloat16": "LoRA in bf16", "train_4bit": "LoRA in 4-bit",
+}
 
 
 def preset_table() -> tuple[list[str], list[list[str]]]:  # head, rows
     "List the models that have names, with what they ask for, as cells of text."
     rows = []
     for name, preset in MODELS.items():
-        memory = preset_memory(preset)
-        rows.append([
-            name, preset.id, f"{preset.parameters / 1e9:.2f}B" if preset.parameters else "?",
-            preset.license + (" (gated)" if preset.gated else ""),
-            f"{preset.context_length:,}" if preset.context_length else "?",
-            *(f"{memory[kind] / 2**30:,.1f}" if memory else "?" for kind in _NEEDS),
-        ])
+        licence, parameters, context, needs = preset.license, "?", "?", ["?"] * len(_NEEDS)
+        if preset.gated:
+            licence += " (gated)"
+        if preset.parameters:
+            parameters = f"{preset.parameters / 1e9:.2f}B"
+        if preset.context_length:
+            context = f"{preset.context_length:,}"
+        if memory := preset_memory(preset):
+            needs = [f"{memory[kind] / 2**30:,.1f}" for kind in _NEEDS]
+        rows.append([name, preset.id, parameters, licence, context, *needs])
     return ["model", "hub id", "parameters", "licence", "context", *_NEEDS.values()], rows

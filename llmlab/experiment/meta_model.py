@@ -48,9 +48,11 @@ def find_blueprint(settings: ModelSettings) -> Blueprint:
     if not preset or not preset.config:
         raise LabError(f"model={hub_id!r} is not on this machine, and its sizes are not known: "
                        f"download it (`hf download {hub_id}`), or name a preset.")
-    length = {"max_position_embeddings": preset.context_length} if preset.context_length else {}
-    architecture = architecture_config({"model_type": preset.family, **length, **preset.config})
-    return Blueprint(name, architecture, torch.float32 if preset.package else torch.bfloat16, preset)
+    sizes = {"model_type": preset.family}
+    if preset.context_length:
+        sizes["max_position_embeddings"] = preset.context_length
+    saved_dtype = torch.float32 if preset.package else torch.bfloat16
+    return Blueprint(name, architecture_config(sizes | preset.config), saved_dtype, preset)
 
 
 def _cached_folder(hub_id, settings) -> Path | None:
@@ -145,7 +147,9 @@ def place_meta_model(
 # %% ../../nbs/09_experiment/06_meta_model.ipynb #meta-place-parts
 def _random_like(tensor, device):
     new = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    return new.normal_(0, 0.02) if new.is_floating_point() else new.random_(0, 100)
+    if new.is_floating_point():
+        return new.normal_(0, 0.02)
+    return new.random_(0, 100)
 
 
 def _replace_values(values: dict, kind: type, replace: Callable):

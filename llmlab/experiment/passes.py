@@ -59,7 +59,8 @@ def count_work(
                 prompt = find_prompt(choose_prompt(config.prompt, blueprint.preset))
                 train = encode_rows(data.train, prompt, tokenizer, config)
                 held_out = encode_rows(data.held_out, prompt, tokenizer, config, held_out=True)
-            rows = None if config.streaming else len(data.train)
+            if not config.streaming:
+                rows = len(data.train)
             eval_rows = len(data.held_out)
     except (LabError, OSError) as error:
         reason = f"No rows could be counted ({str(error).splitlines()[0]})"
@@ -90,12 +91,16 @@ def count_steps(config: ExperimentConfig, examples: int) -> int:
 # %% ../../nbs/09_experiment/08_passes.ipynb #419c2eb8
 def pass_tokens(batch: dict) -> int:
     "Count the tokens of a batch, padding included."
-    return len(batch["pack"].input_ids) if "pack" in batch else batch["input_ids"].numel()
+    if "pack" in batch:
+        return len(batch["pack"].input_ids)
+    return batch["input_ids"].numel()
 
 
 def supervised_tokens(batch: dict) -> int:
     "Count the tokens of a batch that carry loss."
-    return len(batch["pack"].targets) if "pack" in batch else int((batch["labels"][:, 1:] != IGNORED).sum())
+    if "pack" in batch:
+        return len(batch["pack"].targets)
+    return int((batch["labels"][:, 1:] != IGNORED).sum())
 
 # %% ../../nbs/09_experiment/08_passes.ipynb #05702188
 @dataclass

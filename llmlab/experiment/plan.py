@@ -45,22 +45,24 @@ def _free_in_groups() -> Iterator[int]:
     "Say how many bytes are free within each limit."
     for folder in _control_groups():
         for limit_file, used_file, cache in _GROUP_FILES:
-            limit = (folder / limit_file).read_text().strip() if (folder / limit_file).is_file() else ""
+            limit = _read(folder / limit_file).strip()
             if limit.isdigit():  # not: max
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                yield int(limit) - int((folder / used_file).read_text()) + int(stat.get(cache, 0))
+                stat = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
+                yield int(limit) - int(_read(folder / used_file)) + int(stat.get(cache, 0))
 
 
-def _control_groups() -> list[Path]:
+def _control_groups() -> Iterator[Path]:
     "List the folders of this process's control groups, up to the root."
-    table, root = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-    folders = []
-    for line in table.read_text().splitlines() if table.is_file() else []:
+    root = Path("/sys/fs/cgroup")
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
         _, kind, path = line.split(":", 2)
         if not kind or "memory" in kind:
             start = root / ("memory" if kind else "") / path.lstrip("/")
-            folders += [folder for folder in (start, *start.parents) if folder.is_relative_to(root)]
-    return folders
+            yield from (folder for folder in (start, *start.parents) if folder.is_relative_to(root))
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
 
 # %% ../../nbs/09_experiment/05_plan.ipynb #9f99cacd
 @dataclass
@@ -165,8 +167,9 @@ def count_evaluations(plan: Plan) -> int:
 # %% ../../nbs/09_experiment/05_plan.ipynb #907abf70
 def knobs_of(config: ExperimentConfig) -> list[dict]:
     "List the settings that would save memory, the least costly first."
-    knobs = [] if config.gradient_checkpointing else [dict(gradient_checkpointing=True)]
-    smaller_packs = {}
+    knobs, smaller_packs = [], {}
+    if not config.gradient_checkpointing:
+        knobs.append(dict(gradient_checkpointing=True))
     if config.batching == "padded":
         knobs += _smaller_batches(config)
     else:
@@ -265,15 +268,21 @@ def _work_rows(plan):
         rows.append(["tokens an epoch", f"{sum(work.lengths) * work.rows / len(work.examples):,.0f}"])
     packs = f"{sharing.packs / passes.steps:.1f} passes of at most {pass_tokens(passes.train):,}"
     rows.append(["tokens a step", f"{sharing.tokens_read / passes.steps:,.0f}, in {packs}"])
-    reason = "padding" if plan.config.batching == "padded" else "what is shared or not learned from, once or not at all"
+    reason = "what is shared or not learned from, once or not at all"
+    if plan.config.batching == "padded":
+        reason = "padding"
     rows.append(["tokens computed", f"{sharing.tokens_computed / sharing.tokens_read:.1%} of those read: {reason}"])
     rows.append(["operations a batch", f"{plan.trace.operations['train'] / 1e12:,.2f} TFLOP (the largest one)"])
-    seconds = "not probed" if plan.seconds is None else f"about {_duration(plan.seconds)} to train and evaluate"
+    seconds = "not probed"
+    if plan.seconds is not None:
+        seconds = f"about {_duration(plan.seconds)} to train and evaluate"
     return [*rows, ["time", seconds]]
 
 # %% ../../nbs/09_experiment/05_plan.ipynb #f94d74b0
 def _size(size: int) -> str:
-    return f"{size / 2**30:,.2f} GiB" if size >= 2**28 else f"{size / 2**20:,.1f} MiB"
+    if size >= 2**28:
+        return f"{size / 2**30:,.2f} GiB"
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def _count(number: int | None) -> str:
@@ -283,7 +292,9 @@ def _count(number: int | None) -> str:
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def show_plan(plan: Plan):  # an object that Jupyter shows as a table

@@ -83,7 +83,7 @@ def check_tokens(encoded: Encoded) -> Iterator[Finding]:
 
 
 def _column(encoded: Encoded, name: str):  # numpy array of true and false, one an example
-    return encoded.examples.table.data.column(name).to_numpy().astype(bool)
+    return encoded.examples.column(name).to_numpy().astype(bool)
 
 
 def _check_cuts(encoded, marks, level, what, mend) -> Iterator[Finding]:
@@ -119,7 +119,7 @@ def check_whole(
         yield Finding("note", f"the set is a stream: its first {STREAM_ROWS:,} training rows were looked at", 0, [])
 
 # %% ../../nbs/09_experiment/04_preview.ipynb #65b8d89b
-def find_tokenizer(config: ExperimentConfig) -> tuple:  # tokenizer; tokens that the model reads at most (None: not known)
+def find_tokenizer(config: ExperimentConfig) -> tuple:  # tokenizer; tokens that the model reads, where known
     "Load the tokenizer of a model, and nothing else of it."
     preset, folder = check_model_name(config.model)
     if folder or preset and preset.package:
@@ -132,9 +132,9 @@ def find_tokenizer(config: ExperimentConfig) -> tuple:  # tokenizer; tokens that
     try:
         tokenizer = load_tokenizer(hub_id, config, tokenizer_args=options)
     except OSError as error:
-        raise LabError(f"model={hub_id!r}: its tokenizer cannot be had: {str(error).splitlines()[0]} Is the name right, its "
-                       "licence accepted (`hf auth login`)? Another model whose tokenizer is at hand (gemma3-270m) shows the "
-                       "same data.") from None
+        raise LabError(f"model={hub_id!r}: its tokenizer cannot be had: {str(error).splitlines()[0]} Is the name right, "
+                       "its licence accepted (`hf auth login`)? Another model whose tokenizer is at hand (gemma3-270m) "
+                       "shows the same data.") from None
     return tokenizer, preset and preset.context_length
 
 # %% ../../nbs/09_experiment/04_preview.ipynb #2dcb9630
@@ -161,7 +161,9 @@ def make_preview(config: ExperimentConfig) -> Preview:
     tokenizer, context_length = find_tokenizer(config)
     data, preset = load_data(config), check_model_name(config.model)[0]
     task, prompt = choose_task(config.task, data), choose_prompt(config.prompt, preset)
-    rows = store_rows(islice(data.train, STREAM_ROWS), config.cache_dir) if config.streaming else data.train
+    rows = data.train
+    if config.streaming:
+        rows = store_rows(islice(rows, STREAM_ROWS), config.cache_dir)
     resolved = config.model_copy(update={"prompt": prompt, "streaming": False})
     prepared = Prepared(resolved, None, replace(data, train=rows), tokenizer)
     hangul = hangul_share(chain(rows, data.held_out))
@@ -226,7 +228,7 @@ def _percent(share: float) -> str:
 def _supervised_share(encoded: Encoded) -> float:
     from pyarrow.compute import list_value_length
 
-    lengths = list_value_length(encoded.examples.table.data.column("input_ids")).to_numpy()
+    lengths = list_value_length(encoded.examples.column("input_ids")).to_numpy()
     return encoded.tokens.learned / max(1, lengths.sum())
 
 # %% ../../nbs/09_experiment/04_preview.ipynb #1598806f
@@ -247,8 +249,10 @@ def text_histogram(
     for number, count in enumerate(counts):
         low, high = start + number * width, start + (number + 1) * width - 1
         bar = "█" * -(-count * columns // most)
-        mark = "  <- max_length" if low <= tokens.max_length <= high else ""
-        lines.append(f"{low:>7,} - {high:<7,} {bar:<{columns}} {count:,}{mark}")
+        line = f"{low:>7,} - {high:<7,} {bar:<{columns}} {count:,}"
+        if low <= tokens.max_length <= high:
+            line += "  <- max_length"
+        lines.append(line)
     return lines
 
 # %% ../../nbs/09_experiment/04_preview.ipynb #c7f27346
@@ -285,8 +289,10 @@ def mask_text(encoded: Encoded, index: int, color: bool) -> str:
         if color:
             code = _SUPERVISED_COLOR if supervised else _COLORS.get(role, _TEMPLATE_COLOR)
             text += f"\x1b[{code}m{words}\x1b[0m"
+        elif supervised:
+            text += f"⟦{words}⟧"
         else:
-            text += f"⟦{words}⟧" if supervised else words
+            text += words
     return text.replace("⟧⟦", "")
 
 # %% ../../nbs/09_experiment/04_preview.ipynb #78ed9545
@@ -316,11 +322,14 @@ def finding_lines(
         level = f"\x1b[{_LEVEL_COLORS[finding.level]}m{level}\x1b[0m"
     rows = f"{finding.rows:,} " if finding.rows else ""
     lines = [f"{level} {rows}{finding.what}"]
+    indent = " " * 9
     if finding.where:
-        more = "; ..." if finding.rows > places else ""
-        lines.append(f"{'':9}" + "; ".join(place.replace(known, "") for place in finding.where[:places]) + more)
+        where = [place.replace(known, "") for place in finding.where[:places]]
+        if finding.rows > places:
+            where.append("...")
+        lines.append(indent + "; ".join(where))
     if finding.mend:
-        lines.append(f"{'':9}-> {finding.mend}")
+        lines.append(f"{indent}-> {finding.mend}")
     return lines
 
 # %% ../../nbs/09_experiment/04_preview.ipynb #12603777

@@ -35,7 +35,7 @@ def part_template(
     role: str,  # one of `llmlab.tokens.prompts.ROLES`
     text: str,  # with the row's fields in braces
 ) -> str:  # Jinja
-    "Write a part of a prompt as `render` fills it: left out where all its fields are empty, or after the first exchange."
+    "Write a part of a prompt as `render` fills it: left out if its fields are empty, or after the first exchange."
     pieces, values = [], []
     for literal, field, form, _ in string.Formatter().parse(text):
         if literal:

@@ -65,7 +65,7 @@ class FinishedRun:
     def example(self) -> dict:
         "Return a row of the run's own eval set, or else a question."
         samples = read_json_lines(self.folder / "samples.jsonl")
-        return samples[0] if samples else {"question": "대한민국의 수도는 어디인가요?"}
+        return next(iter(samples), {"question": "대한민국의 수도는 어디인가요?"})
 
     def spans(self, row: dict) -> list[Span]:
         "Write a row as this run was asked in training."

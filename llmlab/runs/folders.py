@@ -42,7 +42,9 @@ def fresh_folder(output_dir: str, model: str | dict, dataset: str | dict) -> Pat
 def read_record(folder: Path) -> dict:
     "Read the facts of a run; a folder without record.json has none."
     path = folder / "record.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))
 
 # %% ../../nbs/06_runs/01_folders.ipynb #aee60601
 def find_run(
@@ -50,10 +52,10 @@ def find_run(
     output_dir: str,
 ) -> Path:  # its folder
     "Find the folder of a run; raise a `LabError` that names the closest."
-    path = find_path(run)
-    for folder in (path, path.parent) if path else ():
-        if (folder / "record.json").is_file():
-            return folder
+    if path := find_path(run):
+        for folder in (path, path.parent):
+            if (folder / "record.json").is_file():
+                return folder
     records = sorted(output_folder(output_dir).glob("*/record.json"))
     folders = {path.parent.name: path.parent for path in records}
     names = _matching(str(run), folders)
@@ -89,9 +91,10 @@ def resumed(config: ExperimentConfig) -> ExperimentConfig:
         if name not in ("resume", "output_dir") and value not in (default_of(name), recorded[name]):
             raise LabError(f"resume={config.resume} goes on with that run's own settings, and {name}={value} is not "
                            f"among them (it is {recorded[name]}): leave {name} out.")
-    has_moved = output_folder(recorded["output_dir"]) != folder.parent
-    output_dir = str(folder.parent) if has_moved else recorded["output_dir"]
-    return make_config({**recorded, "resume": folder.name, "output_dir": output_dir})
+    recorded["resume"] = folder.name
+    if output_folder(recorded["output_dir"]) != folder.parent:  # it was moved
+        recorded["output_dir"] = str(folder.parent)
+    return make_config(recorded)
 
 
 def _is_complete(folder):

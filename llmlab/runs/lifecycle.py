@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRACKED_FILES', 'MEANINGS', 'Termination', 'MetricsCallback', 'record_callbacks', 'start_record', 'write_page',
-           'keep_notebook', 'session_notebook', 'adopt_notebook', 'finish_record', 'list_files', 'show_record',
-           'train_here']
+           'keep_notebook', 'session_notebook', 'adopt_notebook', 'finish_record', 'show_record', 'train_here']
 
 # %% ../../nbs/06_runs/05_lifecycle.ipynb #runs-lifecycle-imports
 import atexit
@@ -93,7 +92,7 @@ def record_callbacks(
         callbacks.append(MlflowCallback(record.mlflow))
     if "tensorboard" in config.report_to:
         resumed = record.content.get("resumed")
-        folder = output_folder(config.logging_dir) if config.logging_dir else record.folder / "logs"
+        folder = output_folder(config.logging_dir or record.folder / "logs")
         callbacks.append(tensorboard_callback(folder, resumed[-1]["step"] + 1 if resumed else None))
     return callbacks
 
@@ -229,22 +228,13 @@ MEANINGS = {
 }
 
 
-def list_files(
-    folder: Path,
-    meanings: dict[str, str],  # file -> what it is
-    notebook: str,  # its files are listed before they are there, such as train: papermill writes them at the end
-) -> list[list[str]]:  # rows of a table
-    "List what lies in a record's folder, and what it is."
-    return [[name, text] for name, text in meanings.items()
-            if (folder / name).exists() or name.startswith(f"{notebook}.")]
-
-
 def show_record(record: Record):  # an object that Jupyter shows as a table
-    "Show what lies in a run's folder."
+    "Show what lies in a run's folder, and the notebook that papermill is about to put there."
     from IPython.display import HTML
 
     content = record.content
-    page = [f"<p>Run <b>{content['run_id']}</b></p>", html_table(list_files(record.folder, MEANINGS, "train"))]
+    names = [name for name in MEANINGS if (record.folder / name).exists() or name.startswith("train.")]
+    page = [f"<p>Run <b>{content['run_id']}</b></p>", html_table([name, MEANINGS[name]] for name in names)]
     if content.get("mlflow_run_id"):
         page.append(f"<p>MLflow run <code>{content['mlflow_run_id']}</code>; <code>llmlab ui</code> shows it.</p>")
     page += [f"<p>MLflow missed: {problem}</p>" for problem in content.get("mlflow_problems") or []]

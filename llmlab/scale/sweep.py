@@ -135,7 +135,9 @@ def point_of(config: dict) -> dict:  # `config`: what Ray Tune chose
         return config["point"]
     point = {name: value for name, value in config.items() if not name.startswith("__")}
     index = config.get("__trial_index__")
-    return point if index is None else {**point, "seed": config.get("__first_seed__") + index}
+    if index is not None:
+        point["seed"] = config["__first_seed__"] + index
+    return point
 
 # %% ../../nbs/11_scale/04_sweep.ipynb #0dde3c15
 def make_trainable(folder: Path):  # a class
@@ -312,7 +314,8 @@ def _wait_for(fit, stop):
         done.set()
 
     is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, interrupt) if is_main else None  # now, since Ray has set a handler of its own
+    if is_main:  # now, since Ray has set a handler of its own
+        before = signal.signal(signal.SIGTERM, interrupt)
     threading.Thread(target=work, daemon=True).start()
     try:
         while not done.wait(0.5):  # an interrupted Thread.join would take the thread for ended

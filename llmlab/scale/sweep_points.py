@@ -67,7 +67,7 @@ class Sweep:
     search_seed: int = 0  # of the draws
     resources_per_trial: dict[str, float] = field(default_factory=dict)  # cpu, gpu and Ray's custom ones
     max_concurrent: PositiveInt | None = None  # trials at a time; otherwise as many as the resources allow
-    max_failures: int = field(default_factory=partial(default_of, "max_failures"))  # times it is resumed after its worker died
+    max_failures: int = field(default_factory=partial(default_of, "max_failures"))  # restarts of a trial, at most
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -93,8 +93,11 @@ def split_values(
             values[-1] += letter
     if len(values) > 1:
         return [value.strip() for value in values]
-    mapping = yaml.safe_load(text) if text.strip().startswith("{") else None
-    return mapping if is_range(mapping) else text
+    if text.strip().startswith("{"):
+        mapping = yaml.safe_load(text)
+        if is_range(mapping):
+            return mapping
+    return text
 
 # %% ../../nbs/11_scale/02_sweep_points.ipynb #7d05955c
 def make_sweep(

@@ -262,7 +262,9 @@ class WorkersTrainer:
     def pass_on_events(self):
         "Read new events, and tell the callbacks."
         path = self.workspace / "events.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n")[self.lines_read:-1] if path.exists() else []
+        if not path.exists():
+            return
+        lines = path.read_text(encoding="utf-8").split("\n")[self.lines_read:-1]
         self.lines_read += len(lines)
         for line in lines:
             progress = json.loads(line)
@@ -285,8 +287,9 @@ class WorkersTrainer:
 
     def pass_on_request(self):
         "Ask the workers to save and stop, where a callback wants that, as on SIGTERM."
-        for callback in self.callbacks if self.starts else ():
-            callback.on_step_end(self.arguments, self.state, self.control)
+        if self.starts:
+            for callback in self.callbacks:
+                callback.on_step_end(self.arguments, self.state, self.control)
         if self.control.should_save or self.control.should_training_stop:
             (self.workspace / "stop").touch()
 

@@ -230,8 +230,9 @@ def _unstable(is_last):
     if is_last:
         return LabError(
             "prompt=chat: the chat template renders the user's turn differently once an answer follows, so a model "
-            "would be asked in another way than it was trained. Where answers hold reasoning, set thinking: true in the "
-            "prompt; otherwise choose another prompt, or give a template that does not: tokenizer_args={chat_template: ...}."
+            "would be asked in another way than it was trained. Where answers hold reasoning, set thinking: true in "
+            "the prompt; otherwise choose another prompt, or give a template that does not: "
+            "tokenizer_args={chat_template: ...}."
         )
     return TurnsChange(
         "prompt=chat: the chat template shows an earlier turn of the assistant otherwise than when it was spoken (such "

@@ -152,10 +152,9 @@ def _join(exchanges, tokens, tokenizer, end, chat):
         position += len(_text(spans))
     if prompt_length is None:
         prompt_length = len(ids)
-    has_offsets = len(offsets) == len(ids)
-    return Traced(
-        ids, prompt_length, tuple(learned), spans=tuple(sum(exchanges, [])), offsets=tuple(offsets) if has_offsets else ()
-    )
+    if len(offsets) < len(ids):  # they were not asked for
+        offsets = []
+    return Traced(ids, prompt_length, tuple(learned), spans=tuple(sum(exchanges, [])), offsets=tuple(offsets))
 
 
 def _ranges(spans, offsets, first):

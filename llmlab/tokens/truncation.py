@@ -165,7 +165,7 @@ def slide(
         return None
     places = [match.start() for match in re.finditer(re.escape(answer), row["context"])]
     holding = [window for window in windows if _distance(window, places, len(answer)) is not None]
-    counts = Counter(contexts_in_windows=1, answers_elsewhere=not places)
+    counts = Counter(contexts_in_windows=1, answers_elsewhere=int(not places))
     if encoder.held_out:
         chosen = min(windows, key=lambda window: _rank(window, places, len(answer)))
         examples = [window.example if window is chosen else _asked(window.example) for window in windows]
