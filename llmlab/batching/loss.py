@@ -68,8 +68,8 @@ def loss_of_answers(
         return _cross_entropy(logits, targets), count
     if head is None:
         return _cross_entropy(model(**inputs, use_cache=False).logits[positions], targets), count
-    output = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1)
-    hidden = output.hidden_states[-1][positions]  # (supervised positions, width)
+    # In one expression, so that nothing holds the other layers' states: hidden is (supervised positions, width).
+    hidden = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][positions]
     if not len(targets):
         return hidden.sum() * 0, count
     frozen = not head.weight.requires_grad and head.weight.is_floating_point()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Strategy', 'Fraction', 'Dropout', 'Seed', 'coerce', 'Settings', 'CacheSettings', 'ModelSettings', 'OrderSettings',
            'TaskSettings', 'DataSettings', 'TokenSettings', 'TokenizerSettings', 'WeightSettings', 'LoraSettings',
-           'TrainingSettings', 'WorkerSettings', 'WatchSettings', 'AnswerSettings', 'OutputSettings', 'takes_settings',
-           'make_section', 'explain']
+           'TrainingSettings', 'WorkerSettings', 'WatchSettings', 'AnswerSettings', 'OutputSettings', 'make_section',
+           'explain', 'takes_settings']
 
 # %% ../../nbs/13_common/05_settings.ipynb #settings-imports
 import functools
@@ -18,7 +18,10 @@ import typing
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError,
+    model_validator,
+)
 
 from .errors import LabError, closest
 
@@ -29,9 +32,13 @@ def coerce(
     annotation: Any,  # the field's type
 ) -> Any:  # the value, nearer to its type
     "Read lists, dicts and none from text, undo YAML's `no`, and refuse booleans as numbers."
-    kinds = {typing.get_origin(kind) or kind for kind in _members(annotation)}
-    choices = [choice for kind in _members(annotation) if typing.get_origin(kind) is Literal for choice in typing.get_args(kind)]
-    if isinstance(value, str) and value.strip().lower() in ("none", "null", "") and types.NoneType in kinds:
+    kinds, choices = set(), []
+    for member in _members(annotation):
+        kind = typing.get_origin(member) or member
+        kinds.add(kind)
+        if kind is Literal:
+            choices += typing.get_args(member)
+    if isinstance(value, str) and types.NoneType in kinds and value.strip().lower() in ("none", "null", ""):
         return None
     if value is False or value is None:
         value = next((word for word in ("no", "none") if word in choices), value)
@@ -43,45 +50,53 @@ def coerce(
         return _container(name, value.strip(), kinds)
     return value
 
-# %% ../../nbs/13_common/05_settings.ipynb #settings-members
+
 def _members(annotation) -> tuple:
     "List the types of a union; a type that is none is a union of one."
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return typing.get_args(annotation) if is_union else (annotation,)
 
-# %% ../../nbs/13_common/05_settings.ipynb #settings-container
+
+def _in_words(annotation) -> str:
+    "Say a type in words."
+    if not typing.get_args(annotation):
+        return getattr(annotation, "__name__", str(annotation))
+    noise = r"typing\.|Annotated\[(\w+), .*?\)\]|<class '(\w+)'>"
+    return re.sub(noise, lambda match: match[1] or match[2] or "", str(annotation))
+
+
 def _container(name, text, kinds):
     "Read a list or a dict written as text: `[a,b]`, `a,b`, `{a: 1}`."
     if (text.startswith("[") and list in kinds) or (text.startswith("{") and dict in kinds):
         try:
             return yaml.safe_load(text)
         except yaml.MarkedYAMLError as error:
-            raise LabError(f"{name}={text!r} cannot be read as YAML ({error.problem}). Write [a, b] or {{name: value}}.") from None
+            raise LabError(
+                f"{name}={text!r} cannot be read as YAML ({error.problem}). Write [a, b] or {{name: value}}."
+            ) from None
     if list in kinds and re.fullmatch(r"[\w.\-]+(\s*,\s*[\w.\-]+)+", text):
         return [item.strip() for item in text.split(",")]
     if list not in kinds or str in kinds:
         return text
     return [] if text.lower() in ("none", "") else [text]
 
-# %% ../../nbs/13_common/05_settings.ipynb #settings-words
-def _in_words(annotation) -> str:
-    "Say a type in words."
-    if not typing.get_args(annotation):
-        return getattr(annotation, "__name__", str(annotation))
-    return re.sub(r"typing\.|Annotated\[(\w+), .*?\)\]|<class '(\w+)'>", lambda match: match[1] or match[2] or "", str(annotation))
-
 # %% ../../nbs/13_common/05_settings.ipynb #settings-base
 class Settings(BaseModel):
     "Settings that belong together."
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True, allow_inf_nan=False,
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _coerce(cls, values):
-        fields = cls.model_fields
-        return {name: coerce(name, value, fields[name].annotation) if name in fields else value for name, value in values.items()}
+        coerced = dict(values)
+        for name, value in values.items():
+            if name in cls.model_fields:
+                coerced[name] = coerce(name, value, cls.model_fields[name].annotation)
+        return coerced
 
-# %% ../../nbs/13_common/05_settings.ipynb #settings-types
+
 Strategy = Literal["no", "steps", "epoch"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -99,7 +114,6 @@ class ModelSettings(CacheSettings):
     # as a mapping
     model_revision: str | None = None  # branch, tag or commit of a hub model
 
-# %% ../../nbs/13_common/05_settings.ipynb #settings-order
 class OrderSettings(Settings):
     "Order and chance"
     shuffle: bool = True  # training rows in a new order each epoch; false: as they stand
@@ -264,36 +278,6 @@ class OutputSettings(Settings):
     extensions: list[str] = []  # Python or YAML files that add models, datasets, prompts or tasks; their content goes
     # into the record
 
-# %% ../../nbs/13_common/05_settings.ipynb #settings-takes
-def takes_settings(
-    main: str | None = None,  # the field that may stand in the section's place: `load_data("lab-ko-mrc")`
-) -> typing.Callable:
-    "Let the section that a function wants be given as an object, or field by field; raise a `LabError` for a wrong field or value."
-    def decorate(function):
-        signature = inspect.signature(function)
-        section_name, section = next((name, each.annotation) for name, each in signature.parameters.items() if _is_section(each.annotation))
-
-        @functools.wraps(function)
-        def call(*positional, **named):
-            own = {name: named.pop(name) for name in list(named) if name not in signature.parameters}
-            if unknown := next((name for name in own if name not in section.model_fields), None):
-                raise LabError(f"{function.__name__}: '{unknown}' is not a parameter.{closest(unknown, section.model_fields)}")
-            arguments = signature.bind_partial(*positional, **named).arguments
-            whole = arguments.get(section_name)
-            if isinstance(whole, section):
-                arguments[section_name] = make_section(type(whole), {**whole.model_dump(), **own}) if own else whole
-            else:
-                arguments[section_name] = make_section(section, {main: whole, **own} if section_name in arguments else own)
-            return function(**arguments)
-
-        return call
-
-    return decorate
-
-# %% ../../nbs/13_common/05_settings.ipynb #settings-is-section
-def _is_section(annotation) -> bool:
-    return inspect.isclass(annotation) and issubclass(annotation, Settings)
-
 # %% ../../nbs/13_common/05_settings.ipynb #settings-make
 def make_section(section: type[Settings], values: dict[str, Any]) -> Settings:
     "Make a section; raise a `LabError` with one line for each value that is wrong."
@@ -302,7 +286,7 @@ def make_section(section: type[Settings], values: dict[str, Any]) -> Settings:
     except ValidationError as error:
         raise LabError(explain(error, {})) from None
 
-# %% ../../nbs/13_common/05_settings.ipynb #settings-explain
+
 def explain(
     error: ValidationError,
     comments: dict[str, str],  # field -> what it is for
@@ -310,9 +294,52 @@ def explain(
     "Turn pydantic's errors into one line a parameter."
     lines = {}
     for problem in error.errors():
-        if isinstance(problem.get("ctx", {}).get("error"), LabError):
-            return str(problem["ctx"]["error"])
-        name, message = problem["loc"][0], problem["msg"]
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, LabError):
+            return str(cause)
+        name = problem["loc"][0]
+        if name in lines:
+            continue
+        message = problem["msg"][0].lower() + problem["msg"][1:]
         purpose = f" ({name}: {comments[name]})" if name in comments else ""
-        lines.setdefault(name, f"{name}={problem['input']!r}: {message[0].lower()}{message[1:]}{purpose}.")
+        lines[name] = f"{name}={problem['input']!r}: {message}{purpose}."
     return "\n".join(lines.values())
+
+# %% ../../nbs/13_common/05_settings.ipynb #settings-takes
+def takes_settings(
+    main: str | None = None,  # the field that may stand in the section's place: `load_data("lab-ko-mrc")`
+) -> typing.Callable:
+    "Let a function's section be given as an object or field by field; a wrong field or value is a `LabError`."
+    def decorate(function):
+        signature = inspect.signature(function)
+        section_name, section = _section_of(signature)
+
+        @functools.wraps(function)
+        def call(*positional, **named):
+            fields = {name: named.pop(name) for name in list(named) if name not in signature.parameters}
+            for name in fields:
+                if name not in section.model_fields:
+                    suggestion = closest(name, section.model_fields)
+                    raise LabError(f"{function.__name__}: '{name}' is not a parameter.{suggestion}")
+            arguments = signature.bind_partial(*positional, **named).arguments
+            settings = arguments.get(section_name)
+            if not isinstance(settings, section):
+                if section_name in arguments:
+                    fields = {main: settings, **fields}
+                arguments[section_name] = make_section(section, fields)
+            elif fields:
+                arguments[section_name] = make_section(type(settings), {**settings.model_dump(), **fields})
+            return function(**arguments)
+
+        return call
+
+    return decorate
+
+
+def _section_of(signature) -> tuple[str, type[Settings]]:
+    "Return the name and class of the parameter that is a section."
+    for name, parameter in signature.parameters.items():
+        kind = parameter.annotation
+        if inspect.isclass(kind) and issubclass(kind, Settings):
+            return name, kind
+    raise TypeError(f"No parameter of {signature} is a section of settings.")

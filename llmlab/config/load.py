@@ -21,14 +21,19 @@ def make_config(
     settings: dict,  # parameters by name; what is missing keeps its default
 ) -> ExperimentConfig:
     "Check `settings` and fill in the defaults; raise a `LabError` that lists every problem."
-    unknown = [f"'{name}' is not a parameter.{closest(name, ExperimentConfig.model_fields)} `llmlab train --help` lists them all."
-               for name in settings if name not in ExperimentConfig.model_fields]
+    fields = ExperimentConfig.model_fields
+    unknown = [name for name in settings if name not in fields]
     if unknown:
-        raise LabError("\n".join(unknown))
+        raise LabError("\n".join(
+            f"'{name}' is not a parameter.{closest(name, fields)} `llmlab train --help` lists them all."
+            for name in unknown
+        ))
     try:
         config = ExperimentConfig(**settings)
     except ValidationError as error:
-        comments = {name: comment for section in field_comments().values() for name, comment in section.items()}
+        comments = {}
+        for section in field_comments().values():
+            comments.update(section)
         raise LabError(explain(error, comments)) from None
     problems = find_contradictions(config)
     if problems:
@@ -43,10 +48,11 @@ def config_to_yaml(config: ExperimentConfig) -> str:
         lines += ["", f"# {heading}"]
         for name, comment in section.items():
             value = yaml.safe_dump(getattr(config, name), allow_unicode=True, default_flow_style=True, width=10**6)
-            lines.append(f"{name}: {value.removesuffix('...' + chr(10)).rstrip()}  # {comment}")
+            value = value.removesuffix("...\n").rstrip()  # the end mark that YAML puts behind a bare value
+            lines.append(f"{name}: {value}  # {comment}")
     return "\n".join(lines[1:]) + "\n"
 
-# %% ../../nbs/08_config/03_load.ipynb #02c159a9
+
 def config_from_yaml(path: str | Path) -> ExperimentConfig:
     "Read a configuration file; it may hold fewer settings than there are."
     settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}

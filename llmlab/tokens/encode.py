@@ -117,7 +117,7 @@ def _brief(value):
 # %% ../../nbs/02_tokens/04_encode.ipynb #encode-batch
 ROWS_A_BATCH = 500  # tokenized together
 ROWS_A_PROCESS = 2000  # fewer are done in about a second anyway
-ENCODERS = {}  # name of a table -> its encoder: processes that are forked inherit it, for sending a tokenizer takes seconds
+ENCODERS = {}  # name of a table -> its encoder: forked processes inherit it, where sending a tokenizer takes seconds
 
 
 def table_features():  # datasets.Features
@@ -279,7 +279,7 @@ def _without_bars():
 def _set_name(encoder):
     return "held-out" if encoder.held_out else "training"
 
-# %% ../../nbs/02_tokens/04_encode.ipynb #encode-read
+
 def _read_table(path, encoder):
     "Return a table that is whole; None where there is none, and a warning where it is not whole."
     from datasets import Dataset, concatenate_datasets

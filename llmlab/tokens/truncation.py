@@ -46,9 +46,11 @@ def make_encoder(
     held_out: bool = False,  # keep rows that do not fit, whole, and all windows
 ) -> Encoder:
     "Collect what decides how rows become tokens."
-    return Encoder(prompt, tokenizer, settings.max_length, settings.truncation, settings.doc_stride, settings.learn_turns, held_out)
+    return Encoder(
+        prompt, tokenizer, settings.max_length, settings.truncation, settings.doc_stride, settings.learn_turns, held_out
+    )
 
-# %% ../../nbs/02_tokens/03_truncation.ipynb #50a30f7d
+
 @dataclass
 class Fitted:
     "What became of one row."
@@ -64,38 +66,44 @@ def cut(
     answer: str | None = None,  # a text that the context must still hold after the cut (reading questions)
 ) -> Fitted:
     "Cut an example to `max_length` tokens, context first and never a whole answer."
-    full, example, limit = len(draft.input_ids), draft, encoder.max_length
+    limit = encoder.max_length
+    full = len(draft.input_ids)
+    example = draft
     for role in ("context", "input"):
-        while len(example.input_ids) > limit and role in (span.role for span in example.spans):  # a new seam may cost a token more
+        while len(example.input_ids) > limit and _has(example, role):  # a new seam may cost a token more
             example = encoder.tokenize(_shorten(example, role, len(example.input_ids) - limit))
     if example.prompt_length >= limit:
         return Fitted([], full, reason="the prompt without its context is longer than max_length")
-    if answer and _has_context(draft) and not any(answer in span.text for span in example.spans if span.role == "context"):
-        return Fitted([], full, reason="the answer lies in the part of the context that max_length cuts off")
+    if answer and _has(draft, "context"):
+        contexts = [span.text for span in example.spans if span.role == "context"]
+        if not any(answer in context for context in contexts):
+            return Fitted([], full, reason="the answer lies in the part of the context that max_length cuts off")
     if len(example.input_ids) <= limit:
         return Fitted([replace(example, tokens_cut=full - len(example.input_ids))], full, Counter(contexts_cut=1))
     learned = tuple((start, min(stop, limit)) for start, stop in example.learned)
-    short = replace(example, input_ids=example.input_ids[:limit], offsets=example.offsets[:limit], learned=learned, tokens_cut=full - limit,
-                    answer_cut=True)
+    short = replace(
+        example, input_ids=example.input_ids[:limit], offsets=example.offsets[:limit], learned=learned,
+        tokens_cut=full - limit, answer_cut=True,
+    )
     return Fitted([short], full, Counter(answers_cut=1))
 
-# %% ../../nbs/02_tokens/03_truncation.ipynb #c9fc068a
-def _has_context(example):
-    return any(span.role == "context" for span in example.spans)
 
-# %% ../../nbs/02_tokens/03_truncation.ipynb #a7d40274
+def _has(example, role):
+    return any(span.role == role for span in example.spans)
+
+
 def _shorten(example, role, excess):
     "Cut at least `excess` tokens off the end of the span with this role, leaving the template's text around it."
-    position, spans = 0, list(example.spans)
-    for index, span in enumerate(spans):
-        if span.role == role:
-            start, stop = position, position + len(span.text)
-            tail = span.text[len(span.text.rstrip()):]
-            inside = [first for first, last in filter(None, example.offsets) if start < last <= stop - len(tail) and first >= start]
-            keep = inside[-excess - 1] if len(inside) > excess + 1 else start
-            text = span.text[:max(0, keep - start)].rstrip()
-            return [*spans[:index], *([Span(role, text + tail)] if text else []), *spans[index + 1:]]
-        position += len(span.text)
+    spans = list(example.spans)
+    index = next(number for number, span in enumerate(spans) if span.role == role)
+    text = spans[index].text
+    start = sum(len(span.text) for span in spans[:index])
+    tail = text[len(text.rstrip()):]
+    end = start + len(text) - len(tail)
+    borders = [first for first, last in filter(None, example.offsets) if start < last <= end and first >= start]
+    keep = borders[-excess - 1] if len(borders) > excess + 1 else start
+    short = text[:keep - start].rstrip()
+    return [*spans[:index], *([Span(role, short + tail)] if short else []), *spans[index + 1:]]
 
 # %% ../../nbs/02_tokens/03_truncation.ipynb #671145ab
 @dataclass(frozen=True)
@@ -105,49 +113,70 @@ class Window:
     start: int  # first character of the context that it shows
     stop: int  # and the one after its last
 
-# %% ../../nbs/02_tokens/03_truncation.ipynb #fd71c638
+    def distances(self, places: list[int], length: int) -> list[int]:
+        "Measure how far texts of this length at these places are from the window's middle, in half characters."
+        return [abs(self.start + self.stop - 2 * place - length) for place in places]
+
+    def holds(self, place: int, length: int) -> bool:
+        "Say whether the window shows the whole text at a place."
+        return self.start <= place and place + length <= self.stop
+
+
 class Slide:
     "A context on which windows are laid."
 
     def __init__(self, draft: Traced, context: str, encoder: Encoder):
-        self.draft, self.context, self.encoder = draft, context, encoder
+        self.draft = draft
+        self.context = context
+        self.encoder = encoder
         self.index = next(index for index, span in enumerate(draft.spans) if span.role == "context")
-        self.inside = draft.spans[self.index].text.find(context)  # the template's text before it
-        base = sum(len(span.text) for span in draft.spans[:self.index]) + self.inside
+        self.lead = draft.spans[self.index].text.find(context)  # characters of the template's text before it
+        base = sum(len(span.text) for span in draft.spans[:self.index]) + self.lead
         offsets = [(start - base, stop - base) for start, stop in filter(None, draft.offsets)]
-        self.tokens = [(max(start, 0), min(stop, len(context))) for start, stop in offsets if stop > 0 and start < len(context)]
-        self.room = encoder.max_length - (len(draft.input_ids) - len(self.tokens))
+        inside = [(start, stop) for start, stop in offsets if stop > 0 and start < len(context)]
+        self.tokens = [(max(start, 0), min(stop, len(context))) for start, stop in inside]
+        self.capacity = encoder.max_length - (len(draft.input_ids) - len(self.tokens))  # tokens
 
     def window(self, first: int, last: int) -> tuple[Window, int] | None:
-        "Show the tokens from `first` to before `last`, or to a few earlier where new seams cost some; None where nothing fits."
-        spans, span = list(self.draft.spans), self.draft.spans[self.index]
+        "Show tokens `first` to before `last`, or to a few earlier where new seams cost some; None where nothing fits."
+        spans = list(self.draft.spans)
+        text = spans[self.index].text
         while last > first:
-            start, stop = self.tokens[first][0] if first else 0, self.tokens[last - 1][1] if last < len(self.tokens) else len(self.context)
-            text = span.text[:self.inside] + self.context[start:stop] + span.text[self.inside + len(self.context):]
-            spans[self.index] = Span("context", text)
+            start = self.tokens[first][0] if first else 0
+            stop = self.tokens[last - 1][1] if last < len(self.tokens) else len(self.context)
+            shown = text[:self.lead] + self.context[start:stop] + text[self.lead + len(self.context):]
+            spans[self.index] = Span("context", shown)
             example = self.encoder.tokenize(spans)
-            if len(example.input_ids) <= self.encoder.max_length:
+            excess = len(example.input_ids) - self.encoder.max_length
+            if excess <= 0:
                 return Window(example, start, stop), last
-            last -= len(example.input_ids) - self.encoder.max_length
+            last -= excess
+        return None
 
     def windows(self) -> list[Window]:
-        "Lay windows from the beginning to the end; an empty list where they would not move on by a quarter of what they show."
-        made, first, last = [], 0, 0
+        "Lay windows from the beginning to the end; none where they would not move on by a quarter of what they show."
+        result, first, last = [], 0, 0
         while last < len(self.tokens):
-            found = self.window(first, min(first + self.room, len(self.tokens)))
-            if found is None or (found[1] < len(self.tokens) and found[1] - self.encoder.doc_stride - first < self.room / 4):
+            fit = self.window(first, min(first + self.capacity, len(self.tokens)))
+            if fit is None:
                 return []
-            made.append(found[0])
-            first, last = found[1] - self.encoder.doc_stride, found[1]
-        return made
+            window, last = fit
+            following = last - self.encoder.doc_stride
+            if last < len(self.tokens) and following - first < self.capacity / 4:
+                return []
+            result.append(window)
+            first = following
+        return result
 
     def around(self, place: int, length: int) -> Window | None:
         "Lay one window with this part of the context in its middle."
         first = bisect_left(self.tokens, place + 1, key=lambda token: token[1])
         last = bisect_left(self.tokens, place + length, key=lambda token: token[0])
-        start = max(0, min(len(self.tokens) - self.room, (first + last - self.room) // 2))
-        found = self.window(start, min(start + self.room, len(self.tokens)))
-        return found[0] if found and found[0].start <= place and place + length <= found[0].stop else None
+        start = max(0, min(len(self.tokens) - self.capacity, (first + last - self.capacity) // 2))
+        fit = self.window(start, min(start + self.capacity, len(self.tokens)))
+        if fit and fit[0].holds(place, length):
+            return fit[0]
+        return None
 
 # %% ../../nbs/02_tokens/03_truncation.ipynb #9cec2eaf
 def slide(
@@ -157,42 +186,47 @@ def slide(
 ) -> Fitted | None:
     "Make windows of a long context; None where they have no room."
     if encoder.doc_stride >= encoder.max_length:
-        raise LabError(f"doc_stride={encoder.doc_stride} leaves the windows of a long context no room to move, since an example has "
-                       f"max_length={encoder.max_length} tokens: set doc_stride to a quarter of max_length or so, or to none to cut long contexts.")
+        raise LabError(
+            f"doc_stride={encoder.doc_stride} leaves the windows of a long context no room to move, since an example "
+            f"has max_length={encoder.max_length} tokens: set doc_stride to a quarter of max_length or so, or to none "
+            "to cut long contexts."
+        )
     track = Slide(draft, row["context"], encoder)
-    windows, answer = track.windows() if track.inside >= 0 else [], row["answer"]
+    windows = track.windows() if track.lead >= 0 else []
     if not windows:
         return None
-    places = [match.start() for match in re.finditer(re.escape(answer), row["context"])]
-    holding = [window for window in windows if _distance(window, places, len(answer)) is not None]
-    counts = Counter(contexts_in_windows=1, answers_elsewhere=int(not places))
+    length = len(row["answer"])
+    places = [match.start() for match in re.finditer(re.escape(row["answer"]), row["context"])]
+    holding = [window for window in windows if any(window.holds(place, length) for place in places)]
     if encoder.held_out:
-        chosen = min(windows, key=lambda window: _rank(window, places, len(answer)))
-        examples = [window.example if window is chosen else _asked(window.example) for window in windows]
+        best = min(windows, key=lambda window: _rank(window, places, length))
+        examples = [window.example if window is best else _asked(window.example) for window in windows]
     elif not places:
         examples = [windows[0].example]
     else:
-        extra = [] if holding else [found for place in places if (found := track.around(place, len(answer)))][:1]
-        examples = [window.example for window in holding or extra]
+        examples = [window.example for window in holding or _window_around(track, places, length)]
     if not examples:
         return Fitted([], len(draft.input_ids), reason="no window of max_length can hold the whole answer")
-    counts.update(windows=len(windows), windows_without_answer=len(windows) - len(holding))
+    counts = Counter(contexts_in_windows=1, answers_elsewhere=int(not places), windows=len(windows))
+    counts["windows_without_answer"] = len(windows) - len(holding)
     return Fitted(examples, len(draft.input_ids), counts)
 
-# %% ../../nbs/02_tokens/03_truncation.ipynb #adf91e5c
-def _distance(window, places, length):
-    "Measure how far the nearest whole answer is from a window's middle, in half characters; None where it holds none."
-    inside = [place for place in places if window.start <= place and place + length <= window.stop]
-    return min((abs(window.start + window.stop - 2 * place - length) for place in inside), default=None)
 
-# %% ../../nbs/02_tokens/03_truncation.ipynb #c3dcbde0
+def _window_around(track, places, length):
+    "Lay a window around the first place that one can hold whole; an empty list where none can."
+    for place in places:
+        if window := track.around(place, length):
+            return [window]
+    return []
+
+
 def _rank(window, places, length):
     "Order windows by how well they show the answer: whole and in the middle, else as near as can be, else the first."
-    distance = _distance(window, places, length)
-    near = min((abs(window.start + window.stop - 2 * place - length) for place in places), default=window.start)
-    return (distance is None, near if distance is None else distance)
+    whole = [place for place in places if window.holds(place, length)]
+    nearest = min(window.distances(whole or places, length), default=window.start)
+    return not whole, nearest
 
-# %% ../../nbs/02_tokens/03_truncation.ipynb #698ea3ef
+
 def _asked(example):
     "Keep what is asked, and learn nothing of it."
     size = example.prompt_length
@@ -205,29 +239,47 @@ def _spoken(row, encoder):
         return [(row, encoder.render(row))]
     except TurnsChange:
         history = [{**turn, "learn": False} for turn in row["history"]]
-        turns = [{**row, **turn, "input": "", "history": history[:number]} for number, turn in enumerate(row["history"]) if turn.get("learn", True)]
-        return [(turn, encoder.render(turn)) for turn in ([] if encoder.held_out else turns) + [{**row, "history": history}]]
+        rows = []
+        for number, turn in enumerate(row["history"]):
+            if turn.get("learn", True) and not encoder.held_out:
+                rows.append({**row, **turn, "input": "", "history": history[:number]})
+        rows.append({**row, "history": history})
+        return [(turn, encoder.render(turn)) for turn in rows]
 
-# %% ../../nbs/02_tokens/03_truncation.ipynb #77d9bc40
+
 def _fit(row, draft, encoder):
     "Bring one example into `max_length` tokens: as it is, in windows, or cut."
-    full, context = len(draft.input_ids), row.get("context") or ""
+    full = len(draft.input_ids)
     if full <= encoder.max_length:
         return Fitted([draft], full)
     if not encoder.truncation:
         return Fitted([], full, reason="longer than max_length, and truncation is off")
-    draft = draft if draft.offsets else encoder.tokenize(draft.spans)
-    slides = encoder.doc_stride is not None and _has_context(draft)
-    fitted = slide(draft, row, encoder) if slides else None
+    if not draft.offsets:
+        draft = encoder.tokenize(draft.spans)
+    has_windows = encoder.doc_stride is not None and _has(draft, "context")
+    fitted = slide(draft, row, encoder) if has_windows else None
     if fitted is None:
-        fitted = cut(draft, encoder, row["answer"] if row["answer"] in context else None)
-        fitted.counts["no_room_for_windows"] += slides
+        is_reading = row["answer"] in (row.get("context") or "")
+        fitted = cut(draft, encoder, row["answer"] if is_reading else None)
+        fitted.counts["no_room_for_windows"] += has_windows
     history = row.get("history")
     if history and (fitted.reason or fitted.counts["answers_cut"]):
         shorter = {**row, "history": history[1:]}
         fitted = _fit(shorter, encoder.tokenize(encoder.render(shorter)), encoder)
         fitted.counts["turns_cut"] += 1
     return replace(fitted, tokens=full)
+
+
+def _together(fitted):
+    "Put the examples of one row's turns together."
+    if len(fitted) == 1:
+        return fitted[0]
+    lost = sum(bool(turn.reason) for turn in fitted)
+    counts = Counter(turns_cut=lost) if lost < len(fitted) else Counter()
+    for turn in fitted:
+        counts += turn.counts
+    examples = [example for turn in fitted for example in turn.examples]
+    return Fitted(examples, fitted[-1].tokens, counts, fitted[-1].reason if lost == len(fitted) else "")
 
 # %% ../../nbs/02_tokens/03_truncation.ipynb #c6c81f31
 def fit_rows(
@@ -236,41 +288,36 @@ def fit_rows(
     offsets: bool = False,  # of every token, to show the examples
 ) -> list[Fitted]:  # one a row
     "Turn rows into examples of at most `max_length` tokens."
-    smuggled, spoken = _smuggled(rows, encoder), [_spoken(row, encoder) for row in rows]
-    drafts = iter(tokenize_all([spans for parts in spoken for _, spans in parts], encoder.tokenizer, chat=encoder.prompt.chat, offsets=offsets))
+    turns = [_spoken(row, encoder) for row in rows]
+    spans = [spans for parts in turns for _, spans in parts]
+    drafts = iter(tokenize_all(spans, encoder.tokenizer, chat=encoder.prompt.chat, offsets=offsets))
     results = []
-    for token, parts in zip(smuggled, spoken):
-        own = [next(drafts) for _ in parts]
+    for token, parts in zip(_smuggled(rows, encoder), turns):
+        row_drafts = [next(drafts) for _ in parts]
+        whole = row_drafts[-1]
         if token:
             reason = f"the text holds the special token {token}, which a chat template would take for its own"
-            results.append(Fitted([], len(own[-1].input_ids), reason=reason))
+            results.append(Fitted([], len(whole.input_ids), reason=reason))
             continue
-        fitted = [_fit(row, draft, encoder) for (row, _), draft in zip(parts, own)]
+        fitted = [_fit(row, draft, encoder) for (row, _), draft in zip(parts, row_drafts)]
         if encoder.held_out and fitted[-1].reason:
-            fitted = [Fitted([own[-1]], len(own[-1].input_ids), Counter(taken_whole=1))]
+            fitted = [Fitted([whole], len(whole.input_ids), Counter(taken_whole=1))]
         results.append(_together(fitted))
     return results
 
-# %% ../../nbs/02_tokens/03_truncation.ipynb #26960a7a
-def _together(fitted):
-    "Put the examples of one row's turns together."
-    if len(fitted) == 1:
-        return fitted[0]
-    lost = sum(bool(one.reason) for one in fitted)
-    counts = sum((one.counts for one in fitted), Counter(turns_cut=lost) if lost < len(fitted) else Counter())
-    return Fitted([example for one in fitted for example in one.examples], fitted[-1].tokens, counts, fitted[-1].reason if lost == len(fitted) else "")
 
-# %% ../../nbs/02_tokens/03_truncation.ipynb #7dc022a2
 def _smuggled(rows, encoder):
     "Find a special token in the text of each row that a chat template would take for its own."
     if not encoder.prompt.chat:
         return [None] * len(rows)
     added = {token.content for token in encoder.tokenizer.added_tokens_decoder.values() if token.special}
-    pattern = re.compile("|".join(map(re.escape, sorted(added.union(encoder.tokenizer.all_special_tokens), key=len, reverse=True))))
-    found = []
+    names = sorted(added.union(encoder.tokenizer.all_special_tokens), key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, names)))
+    tokens = []
     for row in rows:
-        turns = [*(row.get("history") or []), row]
-        texts = [row.get(name) or "" for name in ("system", "input", "context")] + [turn.get(name) or "" for turn in turns for name in ("question", "answer")]
+        texts = [row.get(name) or "" for name in ("system", "input", "context")]
+        for turn in [*(row.get("history") or []), row]:
+            texts += [turn.get("question") or "", turn.get("answer") or ""]
         match = next(filter(None, map(pattern.search, texts)), None)
-        found.append(match and match[0])
-    return found
+        tokens.append(match and match[0])
+    return tokens
