@@ -18,7 +18,7 @@ MAX_SPINE_LINES = 2_500  # of the modules that a sceptic must read to believe th
 MAX_NODES_A_LINE = 4.8  # expression nodes for each code line
 MAX_TERNARIES = 28  # for 1,000 lines that are not blank
 MAX_WIDE_SCRIPT_LINES = 480  # of tests and tools together; of the package and the notebooks none
-MAX_TRAIN_MODULES = 12  # that train.ipynb goes through, one after another
+MAX_TRAIN_MODULES = 9  # that train.ipynb goes through, one after another
 
 NOTEBOOKS = read_notebooks(ROOT)
 CHAPTERS = [notebook for notebook in NOTEBOOKS if notebook.module]

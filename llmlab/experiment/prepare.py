@@ -16,6 +16,7 @@ from ..models.checkpoints import Checkpoint, load_tokenizer, locate_model
 from ..tokens.encode import Encoded, ExampleStream, encode_rows, encode_stream, show_tokens
 from ..tokens.prompts import Prompt, find_prompt
 from ..tokens.show import show_example
+from ..training.trainer import build_model
 
 # %% ../../nbs/09_experiment/01_prepare.ipynb #prepare-class
 @dataclass
@@ -41,6 +42,10 @@ class Prepared:
     def held_out(self) -> Encoded:
         "Turn the eval set into examples: all of them, and all windows of those that are too long."
         return encode_rows(self.data.held_out, self.prompt, self.tokenizer, self.config, held_out=True)
+
+    def build_model(self):  # peft.PeftModel; with use_peft=false transformers.PreTrainedModel
+        "Load the base model and put LoRA on it, from a fixed seed; or make all of it trainable."
+        return build_model(self.config, self.checkpoint)
 
     def choices(self) -> str:
         "Say in a line what was left open and what it came to."

@@ -132,7 +132,8 @@ def find_tokenizer(config: ExperimentConfig) -> tuple:  # tokenizer; tokens that
     try:
         tokenizer = load_tokenizer(hub_id, config, tokenizer_args=options)
     except OSError as error:
-        raise LabError(f"model={hub_id!r}: its tokenizer cannot be had: {str(error).splitlines()[0]} Is the name right, "
+        reason = str(error).splitlines()[0]
+        raise LabError(f"model={hub_id!r}: its tokenizer cannot be had: {reason} Is the name right, "
                        "its licence accepted (`hf auth login`)? Another model whose tokenizer is at hand (gemma3-270m) "
                        "shows the same data.") from None
     return tokenizer, preset and preset.context_length

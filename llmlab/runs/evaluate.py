@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OF_TRAINING', 'OF_THE_MODEL', 'OF_THE_DATASET', 'EVALUATION_FILES', 'settings_of', 'evaluation_config',
            'plan_evaluation', 'Evaluation', 'open_evaluation', 'load_evaluated', 'settle', 'compare_rows',
-           'held_out_loss', 'finish_evaluation', 'show_evaluation', 'collect_answers']
+           'held_out_loss', 'finish_evaluation', 'show_evaluation']
 
 # %% ../../nbs/06_runs/10_evaluate.ipynb #runs-evaluate-imports
 import os
@@ -19,7 +19,7 @@ from ..batching.loss import find_head
 from ..common.device import has_gpu
 from ..common.display import show_table
 from ..common.errors import LabError
-from ..common.files import output_folder, read_json_lines, write_atomic, write_json_lines
+from ..common.files import write_atomic, write_json_lines
 from ..common.settings import LoraSettings, TrainingSettings, WatchSettings, coerce
 from ..config.load import make_config
 from ..config.schema import ExperimentConfig, default_of
@@ -229,20 +229,3 @@ def show_evaluation(folder: Path):  # an object that Jupyter shows as a table
     names = [name for name in EVALUATION_FILES if (folder / name).exists() or name.startswith("evaluate.")]
     place = "/".join(folder.parts[-depth:])
     return show_table([[name, EVALUATION_FILES[name]] for name in names], [f"in {place}", ""])
-
-# %% ../../nbs/06_runs/10_evaluate.ipynb #7b04074c
-def collect_answers(
-    output_dir: str,
-    answered: list[dict] | None = None,  # the set: only runs that were asked just these; None: as the newest run
-    newest: int = 4,  # so many runs
-) -> dict[str, list[dict]]:  # run -> the lines of its questions.jsonl, the newest first
-    "Read what the runs in a folder answered to the same fixed questions."
-    answers = {}
-    paths = output_folder(output_dir).glob("*/questions.jsonl")
-    for path in sorted(paths, key=lambda path: path.parent.name, reverse=True):
-        rows = read_json_lines(path)
-        answered = rows if answered is None else answered
-        is_same_set = [row["question"] for row in rows] == [row["question"] for row in answered]
-        if is_same_set and len(answers) < newest:
-            answers[path.parent.name] = rows
-    return answers

@@ -46,6 +46,7 @@ class Record:
         self.folder = Path(folder)
         self.content = read_record(self.folder)
         self.mlflow: MlflowRun | None = None
+        self.callbacks = []  # those that listen while the run trains, from `open_record`
         self.termination = None  # the callback that answers when the process is asked to end, from `start_record`
 
     def note(self, **facts):

@@ -41,13 +41,13 @@ def choose_rows(rows: list, workload: str, count: int) -> list:
 def main(folder: str, workload: str, model: str, source: str, count: int, seed: int):
     from llmlab.config.load import make_config
     from llmlab.models.checkpoints import load_tokenizer, locate_model
-    from llmlab.tokens.truncation import Encoder, fit_rows
+    from llmlab.tokens.truncation import make_encoder, fit_rows
     from llmlab.tokens.prompts import find_prompt
     from llmlab.training.trainer import build_model
 
     checkpoint = locate_model(model)
     config = make_config(dict(model=model, seed=seed, target_modules=["q_proj", "v_proj"], lora_r=8, lora_alpha=16))
-    encoder = Encoder(find_prompt("lab"), load_tokenizer(checkpoint.path), max_length=LONGEST, truncation=False)
+    encoder = make_encoder(find_prompt("lab"), load_tokenizer(checkpoint.path), max_length=LONGEST, truncation=False)
     rows = choose_rows(read_rows(source), workload, count)
     examples = []
     for example in (example for fitted in fit_rows(rows, encoder) for example in fitted.examples):
