@@ -1,9 +1,9 @@
-"""A notebook-first lab for fine-tuning language models. What one writes in a notebook is offered here, and imported when it is used."""
+"""A notebook-first lab for fine-tuning language models. What one writes in a notebook is offered here, imported when used."""
 __version__ = "0.1.0"
 
 import lazy_loader
 
-from llmlab.common import device as _device  # noqa: F401  says how torch is to use memory, before anything imports torch
+from llmlab.common import device as _device  # noqa: F401  tells torch how to use memory, before anything imports it
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     # What an experiment is, and what it reads

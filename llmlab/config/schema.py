@@ -19,14 +19,14 @@ from llmlab.common.settings import (
 
 # %% ../../nbs/08_config/01_schema.ipynb #config-schema-sections
 SECTIONS: tuple[type[Settings], ...] = (  # in the order in which people read them
-    ModelSettings, DataSettings, TaskSettings, OrderSettings, TokenSettings, TokenizerSettings, WeightSettings, LoraSettings,
-    TrainingSettings, WorkerSettings, WatchSettings, AnswerSettings, OutputSettings, CacheSettings,
+    ModelSettings, DataSettings, TaskSettings, OrderSettings, TokenSettings, TokenizerSettings, WeightSettings,
+    LoraSettings, TrainingSettings, WorkerSettings, WatchSettings, AnswerSettings, OutputSettings, CacheSettings,
 )
 
 # %% ../../nbs/08_config/01_schema.ipynb #888a430d
 class ExperimentConfig(
-    ModelSettings, DataSettings, TokenSettings, TokenizerSettings, WeightSettings, LoraSettings, TrainingSettings, WorkerSettings,
-    WatchSettings, AnswerSettings, OutputSettings,
+    ModelSettings, DataSettings, TokenSettings, TokenizerSettings, WeightSettings, LoraSettings, TrainingSettings,
+    WorkerSettings, WatchSettings, AnswerSettings, OutputSettings,
 ):
     "Every setting of one experiment, flat, typed and checked."
 
@@ -57,8 +57,8 @@ def field_comments() -> dict[str, dict[str, str]]:  # heading -> field -> commen
 
 # %% ../../nbs/08_config/01_schema.ipynb #config-schema-first
 FIRST = (
-    "model", "dataset", "task", "prompt", "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate",
-    "lora_r", "max_length", "dtype", "load_in_4bit", "seed",
+    "model", "dataset", "task", "prompt", "num_train_epochs", "max_steps", "per_device_train_batch_size",
+    "learning_rate", "lora_r", "max_length", "dtype", "load_in_4bit", "seed",
 )
 
 # %% ../../nbs/08_config/01_schema.ipynb #config-schema-cell
@@ -79,14 +79,18 @@ def _assignment(name, comment, width):
     "Write a setting's line of the cell, with as much of its comment as fits; the rest follows below."
     code = f"{name} = {default_of(name)!r}  # "
     head, *rest = textwrap.wrap(comment, width - len(code), break_on_hyphens=False)
-    return [code + head, *textwrap.wrap(" ".join(rest), width, initial_indent="#   ", subsequent_indent="#   ", break_on_hyphens=False)]
+    indents = {"initial_indent": "#   ", "subsequent_indent": "#   "}
+    return [code + head, *textwrap.wrap(" ".join(rest), width, break_on_hyphens=False, **indents)]
 
 # %% ../../nbs/08_config/01_schema.ipynb #schema-page
 def settings_page(config: ExperimentConfig) -> str:  # HTML
     "Show what was set, with the defaults folded away."
     head = ("setting", "value", "what it is")
-    rows = [(name, str(getattr(config, name)), comment) for section in field_comments().values() for name, comment in section.items()]
+    rows = []
+    for section in field_comments().values():
+        rows += [(name, str(getattr(config, name)), comment) for name, comment in section.items()]
     changed = [row for row in rows if getattr(config, row[0]) != default_of(row[0])]
     rest = [row for row in rows if row not in changed]
     table = show_table(changed, head).data if changed else "<p>Every setting is at its default.</p>"
-    return f"{table}<details><summary>{len(rest)} settings at their defaults</summary>{show_table(rest, head).data}</details>"
+    summary = f"<summary>{len(rest)} settings at their defaults</summary>"
+    return f"{table}<details>{summary}{show_table(rest, head).data}</details>"

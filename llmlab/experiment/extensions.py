@@ -49,7 +49,8 @@ def load_extensions(
     for name in extensions:
         path = find_path(name)
         if path is None or path.suffix not in (".py", ".yaml", ".yml"):
-            raise LabError(f"extensions: {name!r} is no .py or .yaml file here ({Path.cwd()}) or in the project: name one that is.")
+            raise LabError(f"extensions: {name!r} is no .py or .yaml file here ({Path.cwd()}) or in the project: "
+                           "name one that is.")
         content = path.read_text(encoding="utf-8")
         run = _load_python if path.suffix == ".py" else _load_yaml
         try:
@@ -57,7 +58,9 @@ def load_extensions(
         except LabError as error:
             raise LabError(f"extensions: {path.name}: {error}") from None
         except Exception as error:  # whatever a user's file does wrong
-            raise LabError(f"extensions: {path.name}, line {_line_of(error, path)}: {type(error).__name__}: {error}. Mend the file.") from None
+            line = _line_of(error, path)
+            problem = f"{type(error).__name__}: {error}"
+            raise LabError(f"extensions: {path.name}, line {line}: {problem}. Mend the file.") from None
         loaded[name] = {"sha256": hashlib.sha256(content.encode()).hexdigest(), "content": content}
     return loaded
 

@@ -35,8 +35,9 @@ class Prepared:
     @cached_property
     def train(self) -> Encoded | ExampleStream:
         "Turn the training rows into examples; a stream of rows into a stream of examples."
-        encode = encode_stream if self.config.streaming else encode_rows
-        return encode(self.data.train, self.prompt, self.tokenizer, self.config)
+        if self.config.streaming:
+            return encode_stream(self.data.train, self.prompt, self.tokenizer, self.config)
+        return encode_rows(self.data.train, self.prompt, self.tokenizer, self.config)
 
     @cached_property
     def held_out(self) -> Encoded:
@@ -50,8 +51,10 @@ class Prepared:
     def choices(self) -> str:
         "Say in a line what was left open and what it came to."
         config = self.config
-        trained = f"{config.dtype} weights, LoRA on {config.target_modules}" if config.use_peft else f"{config.dtype} weights, all trained"
-        return f"task {config.task}, prompt {config.prompt}, {trained}"
+        trained = "all trained"
+        if config.use_peft:
+            trained = f"LoRA on {config.target_modules}"
+        return f"task {config.task}, prompt {config.prompt}, {config.dtype} weights, {trained}"
 
     def show_tokens(self):  # an object that Jupyter shows as a table
         "Show how long examples are, and what was cut or dropped."

@@ -44,10 +44,11 @@ def open_choices(config: ExperimentConfig, data: Data, checkpoint: Checkpoint) -
 
 # %% ../../nbs/09_experiment/02_resolve.ipynb #09813f84
 def resolve_config(config: ExperimentConfig, data: Data, checkpoint: Checkpoint) -> ExperimentConfig:
-    "Replace everything that was left open by what it comes to; raise a `LabError` where model and settings do not go together."
+    "Replace what was left open by what it comes to; raise a `LabError` where model and settings do not go together."
     resolved = make_config({**config.model_dump(), **open_choices(config, data, checkpoint)})
     if checkpoint.context_length and config.max_length > checkpoint.context_length:
-        raise LabError(f"max_length={config.max_length}: {checkpoint.name} reads at most {checkpoint.context_length} tokens: lower max_length.")
+        raise LabError(f"max_length={config.max_length}: {checkpoint.name} reads at most "
+                       f"{checkpoint.context_length} tokens: lower max_length.")
     training_arguments(resolved, "unused")  # raises where transformers refuses them
     return resolved
 

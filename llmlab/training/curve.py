@@ -78,7 +78,8 @@ class LiveCurve(TrainerCallback):
         if time.monotonic() - self.drawn > self.seconds:
             seconds = time.monotonic() - self.started
             left = seconds / state.global_step * (state.max_steps - state.global_step)
-            self.draw(state, f"step {state.global_step} of {state.max_steps}, {clock(seconds)} so far, about {clock(left)} left")
+            times = f"{clock(seconds)} so far, about {clock(left)} left"
+            self.draw(state, f"step {state.global_step} of {state.max_steps}, {times}")
 
     def on_train_end(self, args, state, control, **others):
         self.draw(state, f"{state.global_step} steps in {clock(time.monotonic() - self.started)}")

@@ -39,8 +39,9 @@ def step_gradients(
     step, total = batcher(examples), 0.0
     for batch in step["batches"]:
         with batch_mode(model, batch):
-            batch = {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-            loss = loss_of_answers(model, head, batch)[0] / step["learned"]
+            tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+            moved = {name: tensor.to(model.device) for name, tensor in tensors.items()}
+            loss = loss_of_answers(model, head, {**batch, **moved})[0] / step["learned"]
             loss.backward()
         total += loss.item()
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
@@ -50,7 +51,7 @@ def step_gradients(
 def gradient_distance(
     gradients: Gradients,
     expected: Gradients,
-) -> tuple[float, tuple[str, float]]:  # relative L2 distance over all weights, and the weight that is furthest off by itself
+) -> tuple[float, tuple[str, float]]:  # relative L2 distance over all weights, and the weight furthest off by itself
     "Measure how far gradients are from what they should be."
     assert gradients.keys() == expected.keys()
     distances = {name: (gradients[name] - expected[name]).double().norm().item() for name in expected}
@@ -101,8 +102,10 @@ class GradientCheck:
         shared, (weight, distance) = self.sharing, self.worst
         passes = f"{shared.packs} pass" + ("" if shared.packs == 1 else "es")
         lines = [
-            f"one optimizer step of {shared.examples} examples in {self.dtype}: {self.batching} against padded, one example at a time",
-            f"tokens    {shared.tokens_read:,} read, {shared.tokens_computed:,} computed in {passes}, {shared.learned:,} learned",
+            f"one optimizer step of {shared.examples} examples in {self.dtype}: "
+            f"{self.batching} against padded, one example at a time",
+            f"tokens    {shared.tokens_read:,} read, {shared.tokens_computed:,} computed in {passes}, "
+            f"{shared.learned:,} learned",
             f"loss      {self.loss:.12f} against {self.reference_loss:.12f}: "
             f"relative difference {self.loss_difference:.1e} (at most {self.bounds[0]:.0e})",
             f"gradients relative L2 distance {self.gradients:.1e} (at most {self.bounds[1]:.0e})",
@@ -112,7 +115,8 @@ class GradientCheck:
             return [*lines, "That may be rounding, which float64 tells:", *self.double.lines()]
         if self.passed:
             return [*lines, "PASSED"]
-        return [*lines, "FAILED: this model does not train here as it would on examples alone. Set batching=padded, and please report it."]
+        return [*lines, "FAILED: this model does not train here as it would on examples alone. "
+                        "Set batching=padded, and please report it."]
 
 # %% ../../nbs/04_training/03_gradients.ipynb #2cdbfa64
 BOUNDS = {torch.float64: (1e-12, 1e-6), torch.float32: (1e-6, 1e-5)}  # of loss and gradients, relative
@@ -134,7 +138,8 @@ def compare_gradients(
         reference_loss, expected, _ = step_gradients(model, head, one_by_one, examples)
     distance, worst = gradient_distance(gradients, expected)
     bounds = BOUNDS.get(dtype, BOUNDS[torch.float32])
-    return GradientCheck(batcher.batching, str(dtype).removeprefix("torch."), sharing, reference_loss, loss, distance, worst, bounds)
+    dtype_name = str(dtype).removeprefix("torch.")
+    return GradientCheck(batcher.batching, dtype_name, sharing, reference_loss, loss, distance, worst, bounds)
 
 
 def _fill_zeros(model):
@@ -156,7 +161,8 @@ def check_gradients(
     "Compare the gradients of an experiment's first optimizer step with those of its examples one by one."
     quantized = config.load_in_4bit or config.load_in_8bit
     if float64 and quantized:
-        raise LabError("--float64 wants weights in full, and these are quantized: leave out load_in_4bit and load_in_8bit, or --float64.")
+        raise LabError("--float64 wants weights in full, and these are quantized: "
+                       "leave out load_in_4bit and load_in_8bit, or --float64.")
     exact = {"dtype": "float32", "lora_dropout": 0.0, "bf16": False, "fp16": False, "gradient_checkpointing": False}
     config = config.model_copy(update=exact)
     model = build_model(config, checkpoint)

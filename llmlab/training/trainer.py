@@ -71,9 +71,10 @@ def build_model(
 
 # %% ../../nbs/04_training/01_trainer.ipynb #81c0396c
 SAME_NAMES = (
-    "per_device_train_batch_size", "per_device_eval_batch_size", "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type",
-    "warmup_steps", "weight_decay", "max_grad_norm", "optim", "fp16", "bf16", "gradient_checkpointing", "ddp_find_unused_parameters",
-    "logging_steps", "eval_strategy", "eval_steps", "save_strategy", "load_best_model_at_end", "seed", "data_seed",
+    "per_device_train_batch_size", "per_device_eval_batch_size", "num_train_epochs", "max_steps", "learning_rate",
+    "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "fp16", "bf16",
+    "gradient_checkpointing", "ddp_find_unused_parameters", "logging_steps", "eval_strategy", "eval_steps",
+    "save_strategy", "load_best_model_at_end", "seed", "data_seed",
 )
 
 
@@ -83,7 +84,8 @@ def training_arguments(
 ) -> TrainingArguments:
     "Translate a configuration into transformers' `TrainingArguments`."
     chosen = {name: getattr(config, name) for name in SAME_NAMES}
-    chosen["per_device_train_batch_size"] *= config.gradient_accumulation_steps  # to the trainer a step is one batch; `Batcher` cuts it
+    # To the trainer a step is one batch; `Batcher` cuts it.
+    chosen["per_device_train_batch_size"] *= config.gradient_accumulation_steps
     if config.save_steps:
         chosen["save_steps"] = config.save_steps
     if config.load_best_model_at_end or config.early_stopping_patience:
@@ -92,7 +94,8 @@ def training_arguments(
     if config.gradient_checkpointing:
         chosen["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     fixed = {
-        "output_dir": str(folder), "ddp_broadcast_buffers": False, "report_to": "none", "remove_unused_columns": False, "disable_tqdm": True,
+        "output_dir": str(folder), "ddp_broadcast_buffers": False, "report_to": "none",
+        "remove_unused_columns": False, "disable_tqdm": True,
         "restore_callback_states_from_checkpoint": True, "dataloader_pin_memory": has_gpu(), "use_cpu": not has_gpu(),
     }
     try:
@@ -104,7 +107,14 @@ def training_arguments(
 class LabTrainer(Trainer):
     "transformers.Trainer whose steps are made of packs, with a loss over supervised tokens and a trace of it."
 
-    def __init__(self, *positional, batcher: Batcher, sampler: StepSampler | None, examples_per_step: int, **named):  # no sampler: a stream
+    def __init__(
+        self,
+        *positional,
+        batcher: Batcher,
+        sampler: StepSampler | None,  # None for a stream
+        examples_per_step: int,
+        **named,
+    ):
         super().__init__(*positional, **named)
         self.batcher = batcher
         self.sampler = sampler
@@ -171,7 +181,7 @@ class LabTrainer(Trainer):
 
     @torch.random.fork_rng()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        "Return the mean loss over all supervised tokens of a set, in nats, and the scores of generated answers where they are due."
+        "Return a set's mean loss over all supervised tokens, in nats, and scores of generated answers where due."
         started = time.time()
         examples = self.eval_dataset if eval_dataset is None else eval_dataset
         batcher = replace(self.batcher, batch_size=self.args.per_device_eval_batch_size)
@@ -217,13 +227,15 @@ def make_batcher(
     batching = config.batching
     problem = forest_problem(model) if batching != "padded" else None
     if problem:
-        warnings.warn(f"batching={batching} cannot be had with this model: {problem}. It is trained with batching=padded: "
-                      "the same gradients, more slowly.", stacklevel=2)
+        warnings.warn(f"batching={batching} cannot be had with this model: {problem}. "
+                      "It is trained with batching=padded: the same gradients, more slowly.", stacklevel=2)
         batching = "padded"
     pack_tokens = config.pack_tokens or choose_pack_tokens(config.max_length)
     length = config.max_length if config.padding == "max_length" else None
-    return Batcher(batching, pack_tokens, config.per_device_train_batch_size, tokenizer.pad_token_id, config.padding_side, length,
-                   arguments.world_size, arguments.process_index)
+    return Batcher(
+        batching, pack_tokens, config.per_device_train_batch_size, tokenizer.pad_token_id, config.padding_side,
+        length, arguments.world_size, arguments.process_index,
+    )
 
 
 def make_sampler(
@@ -235,7 +247,8 @@ def make_sampler(
     if isinstance(train, Stream):
         return None
     seed = config.seed if config.data_seed is None else config.data_seed
-    return StepSampler(train, examples_per_step, config.group_size or choose_group_size(examples_per_step), config.shuffle, seed)
+    group_size = config.group_size or choose_group_size(examples_per_step)
+    return StepSampler(train, examples_per_step, group_size, config.shuffle, seed)
 
 # %% ../../nbs/04_training/01_trainer.ipynb #a8e1975c
 def make_trainer(
@@ -335,9 +348,11 @@ def run_training(
         eval_loss = trainer.evaluate(metric_key_prefix="after")["after_loss"]
     train_loss = statistics.mean(trainer.loss_trace)
     if not math.isfinite(train_loss):
-        raise LabError(f"The training loss became {train_loss}: lower learning_rate, or train in float32 or bf16 instead of fp16.")
+        raise LabError(f"The training loss became {train_loss}: "
+                       "lower learning_rate, or train in float32 or bf16 instead of fp16.")
     return {
-        "eval_loss_before": before["before_loss"], "eval_loss": eval_loss, "train_loss": train_loss, "train_runtime": seconds,
+        "eval_loss_before": before["before_loss"], "eval_loss": eval_loss,
+        "train_loss": train_loss, "train_runtime": seconds,
         "steps": trainer.state.global_step, "epochs": trainer.state.epoch, "peak_memory_bytes": peak_memory(),
     }
 
