@@ -1,4 +1,4 @@
-"""A notebook-first lab for fine-tuning language models. What one writes in a notebook is offered here, imported when used."""
+"""A lab for fine-tuning language models. What one writes in a notebook is offered here, and loaded when it is used."""
 __version__ = "0.1.0"
 
 import lazy_loader

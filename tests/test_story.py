@@ -87,8 +87,15 @@ def test_lines_are_not_dense(figures):
 
 # Nothing is written twice
 
+OWN_MEANING = {  # names that are settings elsewhere, and here say something of their own
+    "llmlab.data.sources.DatasetPreset.__init__: task='auto'",
+    "llmlab.models.presets.ModelPreset.__init__: target_modules=None",
+    "llmlab.training.trainer.LabTrainer.evaluate: eval_dataset=None",  # transformers' own signature
+}
+
+
 def test_no_default_is_stated_twice():
-    assert not restated_defaults(ROOT)
+    assert set(restated_defaults(ROOT)) <= OWN_MEANING
 
 
 # The house
