@@ -187,9 +187,10 @@ def test_every_public_name_is_documented(project, site, pages):
 
 
 def test_a_signature_has_its_parameters_comments_and_source(project, site):
-    shown = html.unescape(re.sub("<[^>]*>", "", (site / "config.html").read_text(encoding="utf-8")))
+    page = (site / "13_common" / "errors.html").read_text(encoding="utf-8")
+    shown = html.unescape(re.sub("<[^>]*>", "", page))
     assert re.search(r"def lookup\(\s*name:str, # the entry wanted", shown)
-    assert re.search(r'href="https://[^"]*/llmlab/config.py#L\d+"[^>]*>source', (site / "config.html").read_text(encoding="utf-8"))
+    assert re.search(r'href="https://[^"]*/llmlab/common/errors.py#L\d+"[^>]*>source', page)
 
 
 def test_search_finds_korean_words(project, site):
@@ -206,7 +207,7 @@ def test_search_finds_korean_words(project, site):
 
 def test_pages_show_what_was_measured(project, site):
     """Tables and plots of measurements are made as the site is built, from the figures in the files: nobody copies them into a notebook."""
-    plan, bench = ((site / name).read_text(encoding="utf-8") for name in ("plan.html", "bench.html"))
+    plan, bench = ((site / name).read_text(encoding="utf-8") for name in ("09_experiment/plan.html", "bench.html"))
     rows = json.loads((project / "tools" / "plan_measured.json").read_text(encoding="utf-8"))["rows"].values()
     assert len(rows) >= 8 and all(f"{row['error']:+.1%}" in plan for row in rows)
     results = json.loads((project / "nbs" / "bench" / "results.json").read_text(encoding="utf-8"))
