@@ -1,5 +1,4 @@
 """Packs change no gradient: every family, in both precisions, on odd shapes and on random trees."""
-import random
 
 import pytest
 import torch

@@ -22,7 +22,7 @@ from ..common.errors import LabError
 from ..common.files import find_path, project_root
 from ..config.arguments import read_settings, takes_parameters
 from ..config.schema import ExperimentConfig, default_of, field_comments
-from ..runs.folders import find_run, fresh_folder
+from ..runs.folders import find_run, fresh_folder, run_folder
 
 # %% ../../nbs/12_commands/01_cli.ipynb #d205ffbc
 class Commands(click.Group):
@@ -76,7 +76,7 @@ def run_notebook(
     if kind != "compare":  # the notebook shows 8, not '8'
         settings = {name: getattr(config, name, value) for name, value in settings.items()}
     root = project_root()
-    output = (folder or planned or _run_folder(config)) / name
+    output = (folder or planned or run_folder(config)) / name
     click.echo(f"{output.relative_to(root) if output.is_relative_to(root) else output}", err=True)
     try:
         papermill.execute_notebook(root / "nbs" / name, output, parameters=settings)
@@ -85,13 +85,6 @@ def run_notebook(
         return 1
     click.echo(f"Finished: {output.with_suffix('.html')}", err=True)
     return 0
-
-
-def _run_folder(config):
-    "Find the folder of the run that is resumed, or name one for a new run."
-    if config.resume:
-        return find_run(config.resume, config.output_dir)
-    return fresh_folder(config.output_dir, config.model, config.dataset)
 
 
 def checked_config(settings: dict) -> ExperimentConfig:

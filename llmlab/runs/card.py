@@ -16,7 +16,7 @@ from ..common.display import markdown_table
 from ..common.errors import label
 from ..common.files import find_path, write_atomic
 from ..common.settings import CacheSettings, OutputSettings
-from ..config.schema import ExperimentConfig, default_of
+from ..config.schema import default_of
 from .finished import FinishedRun
 from ..tokens.prompts import prompt_text
 from ..tokens.tokenize import beginning_token

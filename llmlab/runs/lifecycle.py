@@ -27,7 +27,7 @@ from ..evaluation.show import show_questions_side_by_side
 from ..experiment.prepare import Prepared
 from ..experiment.resolve import describe_entries
 from .card import write_card
-from .folders import collect_answers, find_run, fresh_folder
+from .folders import collect_answers, run_folder
 from .record import Record, begin_record, note_surroundings, utc_now
 from .tracking import MlflowCallback, MlflowRun, tensorboard_callback, tracking_uri
 from ..training.curve import LiveCurve
@@ -105,12 +105,7 @@ def record_callbacks(
 def start_record(config: ExperimentConfig) -> Record:
     "Open the folder of a new run, or of the one that is resumed, and its trackers."
     chosen = os.environ.pop("LLMLAB_RUN_DIR", None)  # by papermill's engine
-    if chosen:
-        folder = Path(chosen)
-    elif config.resume:
-        folder = find_run(config.resume, config.output_dir)
-    else:
-        folder = fresh_folder(config.output_dir, config.model, config.dataset)
+    folder = Path(chosen) if chosen else run_folder(config)
     is_open = chosen and config.resume  # the engine has begun it
     record = Record(folder) if is_open else begin_record(folder, config)
     versions = sorted(f"{each.name}=={each.version}\n" for each in metadata.distributions())
