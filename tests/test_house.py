@@ -197,7 +197,9 @@ FAKE_PYTHON = r"""#!/bin/sh
 case "$*" in
     -c*) exit "$TOO_OLD" ;;
     "-m venv --clear "*) echo venv >> log; mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
-    "-m pip install "*) echo pip "$*" >> log; exit "$PIP_FAILS" ;;
+    "tools/install.py"*) exec python3 "$@" ;;
+    "-m pip install "*) echo pip "$*" >> log; echo "Downloading torch-2.0-py3-none-any.whl (1.5 GB)"; exit "$PIP_FAILS" ;;
+    "-m uv "*) echo uv "$*" >> log; exit "$UV_FAILS" ;;
 esac
 """
 
@@ -205,17 +207,19 @@ esac
 @pytest.fixture
 def bare(tmp_path):
     """Give a folder with what an installation needs, and a stand-in for Python."""
-    for name in ("Makefile", "settings.ini", "setup.py", "constraints.txt"):
-        shutil.copy2(ROOT / name, tmp_path)
+    (tmp_path / "tools").mkdir()
+    for name in ("Makefile", "settings.ini", "setup.py", "constraints.txt", "tools/install.py"):
+        shutil.copy2(ROOT / name, tmp_path / name)
     (tmp_path / "fake").write_text(FAKE_PYTHON)
     (tmp_path / "fake").chmod(0o755)
     return tmp_path
 
 
-def install(folder, too_old=0, pip_fails=0):
+def install(folder, too_old=0, pip_fails=0, uv_fails=0, torch="cuda"):
     """Run `make install` with the stand-in; return its exit status and text, and what Python and pip were asked to do."""
     (folder / "log").write_text("")
-    done = run("make", "install", "PYTHON=./fake", cwd=folder, TOO_OLD=str(too_old), PIP_FAILS=str(pip_fails))
+    fails = {"TOO_OLD": str(too_old), "PIP_FAILS": str(pip_fails), "UV_FAILS": str(uv_fails)}
+    done = run("make", "install", "PYTHON=./fake", f"TORCH={torch}", cwd=folder, **fails)
     return done, [line.split()[0] for line in (folder / "log").read_text().splitlines()]
 
 
@@ -238,6 +242,14 @@ def test_installation_happens_once_and_again_when_requirements_change(bare):
 
 def test_interrupted_installation_starts_afresh(bare):
     done, asked = install(bare, pip_fails=1)
-    assert done.returncode != 0 and asked == ["venv", "pip"]
+    assert done.returncode != 0 and asked == ["venv", "pip"] and "the same command starts afresh" in done.stdout
     assert install(bare)[1] == ["venv", "pip", "pip", "pip"]
     assert install(bare)[1] == []
+
+
+@pytest.mark.parametrize("uv_fails", [0, 1])
+def test_without_a_gpu_the_build_without_cuda_comes_first(bare, uv_fails):
+    done, asked = install(bare, torch="cpu", uv_fails=uv_fails)
+    assert done.returncode == 0 and asked == ["venv", "pip", "pip", "uv", "pip", "pip"]
+    assert "--torch-backend cpu torch==" in (bare / "log").read_text()
+    assert ("out of reach" in done.stdout) == bool(uv_fails)
