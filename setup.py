@@ -34,7 +34,7 @@ setup(
         "Programming Language :: Python :: 3",
     ],
     packages=find_packages(include=["llmlab", "llmlab.*"]),
-    package_data={"llmlab": ["bundled/*", "models/*.yaml", "runs/*.jinja"]},
+    package_data={"llmlab": ["bundled/*", "config/*.yaml", "models/*.yaml", "runs/*.jinja"]},
     python_requires=f">={settings['min_python']}",
     install_requires=words("requirements"),
     extras_require={"dev": words("dev_requirements"), "eval": words("eval_requirements"), "ray": words("ray_requirements")},

@@ -32,7 +32,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     "runs.folders": ["config_from", "find_run"],
     "runs.lifecycle": ["train_here"],
     "publish.merge": ["merge_run"],
-    "publish.export": ["chat_template", "export_run"],
+    "publish.template": ["chat_template"],
+    "publish.export": ["export_run"],
     # Errors, and models small enough for a test
     "common.errors": ["LabError"],
     "models.testing": ["TEXT", "save_tiny_checkpoint", "tiny_model", "tiny_tokenizer"],

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies
 
-from llmlab.batching.attention import forest_problem
+from llmlab.batching.alone import forest_problem
 from llmlab.common.errors import LabError
 from llmlab.config.load import make_config
 from llmlab.models.adapters import add_lora, add_tokens, choose_targets, prepare_full

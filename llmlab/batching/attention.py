@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STRIP_ROWS', 'MAX_FLASH_HEAD_SIZE', 'pack_inputs', 'read_segments', 'row_positions', 'row_ends', 'dense_mask',
            'dense_attention', 'Block', 'segment_blocks', 'strip_blocks', 'merge_part', 'BlockwiseAttention',
-           'flex_mask', 'forest_attention', 'forest_mode', 'forest_problem']
+           'flex_mask', 'forest_attention', 'forest_mode']
 
 # %% ../../nbs/03_batching/02_attention.ipynb #batching-attention-imports
 from contextlib import contextmanager
@@ -353,67 +353,14 @@ ALL_ATTENTION_FUNCTIONS.register("llmlab_forest", forest_attention)
 
 
 @contextmanager
-def forest_mode(model):  # transformers or peft model; packs go through it in here, forward and backward
+def forest_mode(
+    model,  # transformers or peft model; packs go through it in here, forward and backward
+    implementation: str = "llmlab_forest",  # in transformers' registry
+):
     "Let a model attend over packs for a while; it is as it was afterwards."
     before = model.config._attn_implementation
-    model.config._attn_implementation = "llmlab_forest"
+    model.config._attn_implementation = implementation
     try:
         yield
     finally:
         model.config._attn_implementation = before
-
-# %% ../../nbs/03_batching/02_attention.ipynb #c60114f6
-_UNREGISTERED = "its layers do not go through transformers' registry of attention functions"
-
-
-def forest_problem(model) -> str | None:
-    "Say why a model cannot take packs; None where it can."
-    windows = []  # of each layer, as it says
-    training = model.training
-    trees = [list(range(3, 12)), [*range(3, 20)], [*range(3, 12), 30, 31, 32], [40, 41, 42]]
-    segments = Segment(0, 9, 20), Segment(9, 17, 17), Segment(17, 20, 20), Segment(20, 23, 23)
-    row, last_tokens = trees[1] + trees[2][9:] + trees[3], [8, 16, 19, 22]
-    pack = Pack(row, row_positions(segments).tolist(), segments, [], [], 4)
-
-    def probe(module, query, key, value, attention_mask, sliding_window=None, **others):
-        windows.append(sliding_window)
-        return forest_attention(module, query, key, value, attention_mask, sliding_window=sliding_window, **others)
-
-    ALL_ATTENTION_FUNCTIONS.register("llmlab_probe", probe)
-    with torch.no_grad():
-        inputs = [torch.tensor([tree], device=model.device) for tree in trees]
-        alone = [model.eval()(input_ids=input_ids, use_cache=False).logits[0, -1] for input_ids in inputs]
-    try:
-        with torch.no_grad(), forest_mode(model):
-            model.config._attn_implementation = "llmlab_probe"
-            together = model(**pack_inputs(pack, model.device), use_cache=False).logits[0, last_tokens]
-    except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError) as error:
-        return str(error).splitlines()[0] if windows else _UNREGISTERED
-    finally:
-        model.train(training)
-    if not windows:
-        return _UNREGISTERED
-    return _difference(alone, together) or _window_problem(model.config.get_text_config(decoder=True), windows)
-
-
-def _difference(alone, together):
-    "Say whether examples come out otherwise in a pack, by more than rounding."
-    alone = torch.stack(alone).float()
-    distance = ((together.float() - alone).norm() / alone.norm()).item()
-    bound = 1e-3 if together.dtype in (torch.float32, torch.float64) else 0.05
-    if distance < bound:
-        return None
-    return f"its scores in a pack differ by {distance:.1%} from those of examples alone"
-
-
-def _window_problem(config, windows):
-    "Say whether layers that see only a part of what is before them do not say so."
-    kinds = getattr(config, "layer_types", None)
-    if not kinds:
-        slides = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-        kinds = ["sliding_attention" if slides else "full_attention"] * len(windows)
-    if unknown := {*kinds} - {"full_attention", "sliding_attention"}:
-        return f"it has layers of the kind {', '.join(sorted(unknown))}"
-    sliding = kinds.count("sliding_attention")
-    told = sum(window is not None for window in windows)
-    return None if told == sliding else f"{sliding} of its layers attend in a window, and {told} say so"

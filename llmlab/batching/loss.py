@@ -6,6 +6,7 @@
 __all__ = ['LOGITS_CHUNK_BYTES', 'CPU_SLICE_BYTES', 'FrozenHeadLoss', 'loss_of_answers', 'find_head']
 
 # %% ../../nbs/03_batching/06_loss.ipynb #batching-loss-imports
+import inspect
 import math
 
 import torch
@@ -61,7 +62,7 @@ def loss_of_answers(
     batch: dict,  # a Pack under "pack", in forest mode; or input_ids, attention_mask, labels: (examples, length)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # sum of the loss over supervised tokens, and their number
     "Compute the loss of a batch on its supervised tokens."
-    inputs, positions, targets = _read_batch(batch, next(model.parameters()).device)
+    inputs, positions, targets = _read_batch(model, batch)
     count = targets.new_tensor(len(targets))
     if head is None and "pack" in batch:
         logits = model(**inputs, logits_to_keep=positions[1], use_cache=False).logits[0]
@@ -81,15 +82,26 @@ def loss_of_answers(
     return sum(recompute(_head_loss, head, *chunk, use_reentrant=False) for chunk in chunks), count
 
 
-def _read_batch(batch, device):
+def _read_batch(model, batch):
     "Return the model's inputs, the index in its output of what predicts something, and the targets."
+    device = next(model.parameters()).device
     if pack := batch.get("pack"):
         positions = 0, torch.tensor(pack.sources, device=device)
         return pack_inputs(pack, device), positions, torch.tensor(pack.targets, device=device)
     labels = batch["labels"][:, 1:]  # what each position but the last predicts
     supervised = labels != IGNORED
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    names = ["input_ids", "attention_mask"]
+    if "position_ids" in batch and _takes_positions(model):
+        names.append("position_ids")
+    inputs = {name: batch[name] for name in names}
     return inputs, torch.nn.functional.pad(supervised, (0, 1)), labels[supervised]
+
+
+def _takes_positions(model):
+    "Say whether a model is told positions; some count for themselves what is no padding."
+    model = getattr(model, "module", model)  # of a wrapper for distributed training
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "position_ids" in inspect.signature(base.forward).parameters
 
 
 def _head_loss(head, hidden, targets):

@@ -14,20 +14,26 @@ def collate_padded(
     pad_token_id: int,
     side: str = "right",  # where the padding goes; or left
     length: int | None = None,  # pad to this many tokens; otherwise to the longest example
-) -> dict:  # input_ids, attention_mask, labels: (examples, length) int64 tensors
+) -> dict:  # input_ids, attention_mask, labels, and position_ids where they are not the row's: (examples, length) int64
     "Pad examples into one batch; labels are IGNORED outside of what is learned."
     import torch
 
-    length = max(length or 0, *(len(example.input_ids) for example in examples))
+    longest = max(len(example.input_ids) for example in examples)
+    length = max(length or 0, longest)
     shape = (len(examples), length)
     input_ids = torch.full(shape, pad_token_id)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, IGNORED)
+    position_ids = torch.arange(length).repeat(len(examples), 1)
     for row, example in enumerate(examples):
         ids = torch.tensor(example.input_ids)
         offset = 0 if side == "right" else length - len(ids)
         input_ids[row, offset:offset + len(ids)] = ids
         attention_mask[row, offset:offset + len(ids)] = 1
+        position_ids[row] = (position_ids[row] - offset).clamp(0, len(ids) - 1)  # each example begins at 0
         for start, stop in example.learned:
             labels[row, offset + start:offset + stop] = ids[start:stop]
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    if side == "left" or length > longest:
+        batch["position_ids"] = position_ids
+    return batch

@@ -4,29 +4,34 @@
 
 # %% auto #0
 __all__ = ['ONE_VALUE', 'TWO_VALUES', 'VALUE_COUNTS', 'NO_RUN', 'LOSSES', 'WATCH_SECONDS', 'read_command_line',
-           'given_parameters', 'complete_command_line', 'LabEngine', 'progress_text', 'is_papermill', 'brief_errors']
+           'given_parameters', 'complete_command_line', 'RunFailed', 'LabEngine', 'Attempt', 'progress_text',
+           'is_papermill', 'brief_errors', 'failure_message']
 
 # %% ../../nbs/12_commands/02_papermill_engine.ipynb #commands-papermill-engine-imports
 import base64
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 from pathlib import Path
 
+import click
 import nbformat
 from papermill.engines import NBClientEngine, papermill_engines
 
-from ..common.errors import LabError
-from ..common.files import output_folder, project_root, write_atomic
+from ..common.errors import SAVE_MEMORY, LabError, brief, fault_advice, first_line, without_secrets
+from ..common.files import output_folder, parse_json, project_root, read_text, write_atomic
 from ..common.settings import coerce
+from ..config.arguments import read_settings
 from ..config.schema import ExperimentConfig, default_of
 from ..runs.compare import plan_comparison
 from ..runs.evaluate import plan_evaluation
-from ..runs.folders import find_run, fresh_folder
-from ..runs.parameters import cell_defaults, check_parameters, kind_of
+from ..runs.folders import check_folder, find_run, fresh_folder
+from ..runs.parameters import BadParameters, cell_defaults, check_parameters, kind_of
+from ..training.checkpoints import SEAL, checkpoints_in
 
 # %% ../../nbs/12_commands/02_papermill_engine.ipynb #ab18f4f0
 ONE_VALUE = (  # papermill's options that take one value
@@ -60,22 +65,32 @@ def read_command_line(
 
 def given_parameters(options: list[tuple[str, tuple[str, ...]]]) -> dict:
     "Collect the parameters among options, in the order in which papermill lets one win over another."
-    import yaml
-
     readers = (
-        (("-b", "--parameters_base64"), base64.b64decode),
-        (("-f", "--parameters_file"), lambda path: Path(path).read_bytes()),
-        (("-y", "--parameters_yaml"), str.encode),
+        (("-b", "--parameters_base64"), _decoded),
+        (("-f", "--parameters_file"), lambda path: read_text(Path.cwd() / path, "-f")),
+        (("-y", "--parameters_yaml"), str),
     )
     parameters = {}
     for names, read in readers:
         for name, values in options:
-            if name in names:
-                parameters.update(yaml.safe_load(read(values[0])) or {})
+            if name in names and values and "://" not in values[0]:  # papermill reads from the web, too
+                source = f"-f {values[0]}" if name in names and names[0] == "-f" else name
+                parameters |= read_settings(read(values[0]), source)
+    given = {}
     for name, values in options:
-        if name in TWO_VALUES:
-            parameters[values[0]] = values[1]
-    return parameters
+        if name in TWO_VALUES and len(values) == 2:
+            if values[0] in given:
+                raise LabError(f"-p {brief(values[0])} is given twice, as {brief(given[values[0]])} and as "
+                               f"{brief(values[1])}: leave one of them out.")
+            given[values[0]] = values[1]
+    return parameters | given
+
+
+def _decoded(text):
+    try:
+        return base64.b64decode(text, validate=True).decode()
+    except ValueError:
+        raise LabError(f"-b {brief(text, 40)} is no base64 of UTF-8 text: use -y for plain YAML.") from None
 
 # %% ../../nbs/12_commands/02_papermill_engine.ipynb #7e515818
 NO_RUN = {"-h", "--help", "--help-notebook", "--version", "--prepare-only"}  # options with which papermill runs nothing
@@ -84,22 +99,25 @@ NO_RUN = {"-h", "--help", "--help-notebook", "--version", "--prepare-only"}  # o
 def complete_command_line(
     words: list[str],  # sys.argv
 ) -> list[str]:  # the same, with an output path where the lab knows one
-    "Add a fresh path under runs/ where papermill is called on a notebook of the lab without an output path."
+    "Add a fresh path under runs/ for a notebook of the lab; raise a `LabError` for parameters that cannot be read."
     positional, options = read_command_line(words[1:])
     is_run = NO_RUN.isdisjoint(name for name, _ in options)
-    if len(positional) != 1 or not positional[0].endswith(".ipynb") or not is_run:
+    if not positional or not positional[0].endswith(".ipynb") or not is_run:
         return words
     notebook = Path(positional[0])
     root = project_root()
     if not notebook.is_file() or root is None or project_root(notebook.resolve().parent) != root:
         return words
-    defaults = cell_defaults(json.loads(notebook.read_text(encoding="utf-8")))
+    defaults = cell_defaults(parse_json(notebook.read_bytes(), notebook.name))
     kind = kind_of(defaults)
     if kind is None:
         return words
+    parameters = given_parameters(options)
+    if len(positional) > 1:
+        return words
     folder = output_folder(default_of("output_dir")) / "none"
     with contextlib.suppress(LabError):  # the engine says what is wrong, and nothing is written
-        folder = _planned_folder(kind, {**defaults, **given_parameters(options)})
+        folder = _planned_folder(kind, {**defaults, **parameters})
     return [*words, str(folder / f"{kind}.ipynb")]
 
 
@@ -116,6 +134,13 @@ def _planned_folder(kind, settings):
     return fresh_folder(**{name: coerce(name, settings[name], fields[name].annotation) for name in names})
 
 # %% ../../nbs/12_commands/02_papermill_engine.ipynb #5e46eb84
+class RunFailed(LabError, click.ClickException):
+    "A run that could not go on, by no slip in its parameters; its record says so."
+
+    def __init__(self, message: str):
+        click.ClickException.__init__(self, message)
+
+
 class LabEngine(NBClientEngine):
     "papermill's own engine, with parameters checked before and the record closed after."
 
@@ -126,29 +151,28 @@ class LabEngine(NBClientEngine):
         checked = check_parameters(nb, dict(nb.metadata.papermill.get("parameters", {})))
         if checked is None:
             return super().execute_notebook(nb, kernel_name, **paths, **others)
-        # now, so that a change of the lab's code during a long run cannot hurt its end
-        from llmlab.runs import lifecycle, record as records
-
         kind, config, planned = checked
-        folder = cls.open_folder(nb, kind, config, cls.run_folder(config, output_path, planned), records)
-        signals, restore = _end_gracefully(folder, kind)
+        attempt = Attempt(nb, kind, cls.run_folder(config, output_path, planned), output_path)
+        attempt.open(config)
+        signals, restore = _end_gracefully(attempt.folder, kind)
         error = "interrupted"
         try:
-            result = super().execute_notebook(nb, kernel_name, **paths, lab_folder=folder, **others)
+            result = super().execute_notebook(nb, kernel_name, **paths, lab_folder=attempt.folder, **others)
             error = _error_of(result)
             if error and error.startswith("KeyboardInterrupt"):
                 error = "interrupted"
                 raise KeyboardInterrupt
             return result
         except BaseException as problem:  # such as a kernel that ended when it was asked to
-            if not (signals or isinstance(problem, KeyboardInterrupt)):
-                raise
-            print(f"\nInterrupted. The record is in {folder}.", file=sys.stderr)
-            raise KeyboardInterrupt from None
+            if signals or isinstance(problem, KeyboardInterrupt):
+                print(f"\nInterrupted. The record is in {attempt.folder}.", file=sys.stderr)
+                raise KeyboardInterrupt from None
+            error = _failure(problem, attempt.folder)
+            raise RunFailed(error) from None
         finally:
             os.environ.pop("LLMLAB_RUN_DIR", None)
             restore()
-            cls.close(folder, nb, kind, error, records, lifecycle)
+            attempt.close(error)
 
     @staticmethod
     def run_folder(config, output_path, planned):
@@ -162,17 +186,6 @@ class LabEngine(NBClientEngine):
                 return folder
         return planned or fresh_folder(config.output_dir, config.model, config.dataset)
 
-    @staticmethod
-    def open_folder(nb, kind, config, folder, records):
-        "Make the folder, and a record in it; the record is shown to others, and names no folder of this machine."
-        for name in ("input_path", "output_path"):
-            nb.metadata.papermill[name] = Path(nb.metadata.papermill.get(name) or "-").name
-        folder.mkdir(parents=True, exist_ok=True)
-        if kind == "train":
-            records.begin_record(folder, config).note(engine="papermill")
-        os.environ["LLMLAB_RUN_DIR"] = str(folder)
-        return folder
-
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, lab_folder=None, **others):
         "Execute the cells, with the state of training in papermill's progress bar."
@@ -185,25 +198,127 @@ class LabEngine(NBClientEngine):
             if watched:
                 watched.set()
 
-    @staticmethod
-    def close(folder, nb, kind, error, records, lifecycle):
+# %% ../../nbs/12_commands/02_papermill_engine.ipynb #pm-attempt
+class Attempt:
+    "One execution of a notebook of the lab: its folder, what it has made, and how it ends."
+
+    def __init__(self, nb, kind: str, folder: Path, output_path: str | None):
+        # now, so that a change of the lab's code during a long run cannot hurt its end
+        from llmlab.runs import lifecycle, record as records
+
+        self.nb, self.kind, self.folder, self.lifecycle, self.records = nb, kind, folder, lifecycle, records
+        self.notebook = folder / f"{kind}.ipynb"
+        self.made = [path for path in (folder, *folder.parents) if not path.exists()]  # the innermost first
+        self.before = {path: path.read_bytes() if path.name in self.kept else None for path in folder.glob("*")}
+        self.owned = self.opened = False  # the folder was made here; its record was begun
+        is_file = output_path not in (None, "-") and "://" not in output_path
+        self.output = Path(output_path).resolve() if is_file else None
+        self.had_output = self.output is None or self.output.exists()
+
+    @property
+    def kept(self) -> set[str]:
+        "Name the files that a run may overwrite when it goes on."
+        return {"record.json", "metrics.jsonl", f"{self.kind}.ipynb", f"{self.kind}.html"}
+
+    def open(self, config: ExperimentConfig):
+        "Make the folder, and a record in it; the record is shown to others, and names no folder of this machine."
+        try:
+            for name in ("output_dir", "logging_dir", "cache_dir") if self.kind == "train" else ():
+                check_folder(getattr(config, name), name)
+            check_folder(self.folder.parent, "output_dir")
+            if self.output and self.output.parent != self.folder and not self.output.parent.is_dir():
+                raise LabError(f"The output path {self.output} lies in no folder that exists: make it first.")
+            with contextlib.suppress(FileExistsError):
+                self.folder.mkdir(parents=True)
+                self.owned = True
+            if self.kind == "train":
+                record = self.records.begin_record(self.folder, config)
+                self.opened = True
+                record.note(engine="papermill")
+        except (LabError, OSError) as error:
+            self.withdraw()
+            raise BadParameters(fault_advice(error) or first_line(error)) from None
+        for name in ("input_path", "output_path"):
+            self.nb.metadata.papermill[name] = Path(self.nb.metadata.papermill.get(name) or "-").name
+        os.environ["LLMLAB_RUN_DIR"] = str(self.folder)
+
+    def has_begun(self) -> bool:
+        "Say whether the error came after the cell that is tagged `record`; a notebook without one begins at once."
+        names = ["record" if "record" in cell.metadata.get("tags", []) else "" for cell in self.nb.cells]
+        failed = next(number for number, cell in enumerate(self.nb.cells) if _error_in(cell))
+        return "record" not in names or failed > names.index("record")
+
+    def withdraw(self):
+        "Take away what this attempt has made, and put back what it has changed."
+        new = [path for path in self.folder.glob("*") if path not in self.before]
+        for path in [self.folder] if self.owned else new * self.opened:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path, content in self.before.items():
+            if content is not None and self.opened:
+                write_atomic(path, content)
+        for path in self.made[1:]:
+            with contextlib.suppress(OSError):  # others have put something there since
+                path.rmdir()
+        if not self.had_output:
+            self.output.unlink(missing_ok=True)
+
+    def close(self, error: str | None):
         "Leave a record that says how the run ended, with the notebook and its page in it."
-        notebook = folder / f"{kind}.ipynb"
-        write_atomic(notebook, nbformat.writes(nb) + "\n")
-        if error and (folder / "record.json").exists():
-            records.end_record(folder, "interrupted" if error == "interrupted" else "failed", error)
-        if kind == "train":
-            lifecycle.adopt_notebook(records.Record(folder), notebook)
-        else:
-            lifecycle.write_page(notebook)
+        for cell in self.nb.cells:
+            if "outputs" in cell:
+                cell.outputs = nbformat.from_dict(without_secrets(cell.outputs))
+        if error and error.startswith("LabError: ") and not self.has_begun():
+            self.withdraw()
+            raise BadParameters(error.removeprefix("LabError: "))
+        try:
+            if error:
+                self.end(fault_advice(error) or error)
+            write_atomic(self.notebook, nbformat.writes(self.nb) + "\n")
+            if self.kind == "train":
+                self.lifecycle.adopt_notebook(self.records.Record(self.folder), self.notebook)
+            else:
+                self.lifecycle.write_page(self.notebook)
+        except OSError as problem:
+            self.notebook.unlink(missing_ok=True)  # half of it
+            if not (error and fault_advice(error)):
+                told = fault_advice(problem) or f"{type(problem).__name__}: {first_line(problem)}."
+                raise RunFailed(f"The notebook could not be put into {self.folder}. {told}") from None
+
+    def end(self, error: str):
+        "Note how a run ended; on a full disk, in the room of what was half written."
+        for path in self.folder.glob(".*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not (self.folder / "record.json").exists():
+            return
+        status = "interrupted" if error == "interrupted" else "failed"
+        try:
+            self.records.end_record(self.folder, status, error)
+        except OSError:
+            self.notebook.unlink(missing_ok=True)
+            for checkpoint in checkpoints_in(self.folder / "checkpoints"):
+                if not (checkpoint / SEAL).exists():
+                    shutil.rmtree(checkpoint)
+            self.records.end_record(self.folder, status, error)
+
+
+def _failure(problem, folder):
+    "Say why a notebook could not be executed to its end."
+    if type(problem).__name__ == "DeadKernelError":
+        return (f"The kernel was killed, most likely because memory ran out. {SAVE_MEMORY} The record is in {folder}; "
+                f"`llmlab resume {folder.name}` goes on from its last checkpoint.")
+    return fault_advice(problem) or f"{type(problem).__name__}: {first_line(problem)}"
 
 
 def _error_of(notebook):
     "Return the error that ended a notebook's execution, or None."
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "error" and output.ename != "SystemExit":
-                return f"{output.ename}: {output.evalue}"
+    return next(filter(None, map(_error_in, notebook.cells)), None)
+
+
+def _error_in(cell):
+    "Return the error that a cell ended with, or None."
+    for output in cell.get("outputs", []):
+        if output.output_type == "error" and output.ename != "SystemExit":
+            return f"{output.ename}: {output.evalue}"
     return None
 
 
@@ -280,19 +395,30 @@ def _on_load():
     "Become papermill's engine; where this process is papermill's command, complete its words."
     papermill_engines.register(None, LabEngine)
     if is_papermill(sys.argv, sys.orig_argv):
-        sys.argv[:] = complete_command_line(sys.argv)
         sys.excepthook = brief_errors(sys.excepthook)
+        try:
+            sys.argv[:] = complete_command_line(sys.argv)
+        except LabError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            sys.exit(2)
 
 
 def brief_errors(usual):
-    "Show errors that were written for people without the traceback above them."
+    "Show errors that were written for people, and faults that have a way out, without the traceback above them."
     def show(kind, error, traceback):
-        if kind.__name__ == "PapermillExecutionError" and error.ename == "LabError":
-            print(f"\nError: {error.evalue}", file=sys.stderr)
+        if told := failure_message(error):
+            print(f"\nError: {told}", file=sys.stderr)
         else:
             usual(kind, error, traceback)
 
     return show
+
+
+def failure_message(error: BaseException) -> str | None:  # None: a fault of the lab's own, with a traceback to read
+    "Say in one message why a notebook failed."
+    if type(error).__name__ != "PapermillExecutionError":
+        return str(error) if isinstance(error, LabError) else fault_advice(error)
+    return error.evalue if error.ename == "LabError" else fault_advice(f"{error.ename}: {error.evalue}")
 
 
 try:

@@ -12,6 +12,8 @@ import time
 import typing
 from pathlib import Path
 
+from .errors import plain
+
 # %% ../../nbs/13_common/04_display.ipynb #display-cell
 def is_number(value) -> bool:
     "Say whether a cell holds a number; true and false are words."
@@ -69,7 +71,7 @@ def text_table(
     columns = DataRow("", "  ", "")
     rule = Line("", "-", "--", "")
     layout = TableFormat(None, rule, None, None, columns, columns, padding=0, with_header_hide=None)
-    lines = [[cell_text(value, 5) for value in row] for row in (head, *rows)]
+    lines = [[plain(cell_text(value, 5)) for value in row] for row in (head, *rows)]
     lines.insert(1, SEPARATING_LINE)
     return tabulate(lines, tablefmt=layout, disable_numparse=True, preserve_whitespace=True)
 

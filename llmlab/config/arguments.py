@@ -7,22 +7,27 @@ __all__ = ['read_settings', 'takes_parameters']
 
 # %% ../../nbs/08_config/04_arguments.ipynb #config-arguments-imports
 import functools
-from pathlib import Path
+from collections.abc import Iterable
 
 import click
-import yaml
 
-from ..common.errors import LabError
+from ..common.errors import LabError, brief
+from ..common.files import read_text
+from ..common.settings import read_yaml
 
 # %% ../../nbs/08_config/04_arguments.ipynb #81ba1833
-def read_settings(text: str) -> dict:
-    "Read parameters written as YAML."
-    try:
-        settings = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise LabError(f"The parameters are not valid YAML: {error}") from None
+def read_settings(
+    text: str,
+    source: str = "The text of the parameters",  # the option or file, for messages
+) -> dict:
+    "Read parameters written as YAML; raise a `LabError` that names `source`."
+    settings = read_yaml(text, source) or {}
     if not isinstance(settings, dict):
-        raise LabError(f"Parameters are given as {{name: value}}, and {text!r} is none of that form.")
+        raise LabError(f"{source}: parameters are given as {{name: value}}, and {brief(settings)} is none of that "
+                       "form.")
+    for name in settings:
+        if not isinstance(name, str):
+            raise LabError(f"{source}: {brief(name)} is no name of a parameter: write {{name: value}}.")
     return settings
 
 # %% ../../nbs/08_config/04_arguments.ipynb #54aaf46c
@@ -37,10 +42,21 @@ def takes_parameters(function):
     @functools.wraps(function)
     def command(parameters, parameters_yaml, parameters_file, **options):
         settings = {}
-        file_texts = [Path(path).read_text(encoding="utf-8") for path in parameters_file]
-        for text in [*file_texts, *parameters_yaml]:
-            settings.update(read_settings(text))
-        settings.update(parameters)
+        for path in parameters_file:
+            settings |= read_settings(read_text(path, "-f"), f"-f {path}")
+        settings |= _gathered((read_settings(text, "-y") for text in parameters_yaml), "-y")
+        settings |= _gathered(({name: value} for name, value in parameters), "-p")
         return function(settings=settings, **options)
 
     return command
+
+
+def _gathered(parts: Iterable[dict], option: str) -> dict:
+    "Put together what an option was given several times; a name in two of them is an error."
+    settings = {}
+    for part in parts:
+        for name in part.keys() & settings.keys():
+            raise LabError(f"{option}: {name} is given twice, as {brief(settings[name])} and as {brief(part[name])}: "
+                           "leave one of them out.")
+        settings |= part
+    return settings

@@ -11,7 +11,9 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from ..common.errors import LabError, closest
+from ..common.errors import LabError, brief, closest
+from ..common.files import read_text
+from .arguments import read_settings
 from .checks import find_contradictions
 from ..common.settings import explain
 from .schema import ExperimentConfig, field_comments
@@ -25,7 +27,7 @@ def make_config(
     unknown = [name for name in settings if name not in fields]
     if unknown:
         raise LabError("\n".join(
-            f"'{name}' is not a parameter.{closest(name, fields)} `llmlab train --help` lists them all."
+            f"{brief(name)} is not a parameter.{closest(name, fields)} `llmlab train --help` lists them all."
             for name in unknown
         ))
     try:
@@ -55,7 +57,4 @@ def config_to_yaml(config: ExperimentConfig) -> str:
 
 def config_from_yaml(path: str | Path) -> ExperimentConfig:
     "Read a configuration file; it may hold fewer settings than there are."
-    settings = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    if not isinstance(settings, dict):
-        raise LabError(f"{path} holds no settings: it must be YAML of the form `name: value`.")
-    return make_config(settings)
+    return make_config(read_settings(read_text(path, "settings"), str(path)))

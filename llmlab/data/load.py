@@ -13,7 +13,7 @@ from itertools import chain
 from ..common.errors import LabError, label
 from ..common.settings import DataSettings, takes_settings
 from .report import PLACES_PER_REASON, DataReport
-from .rows import RowIndex, combine_digests, store_rows
+from .rows import RowIndex, combine_digests, match_name, store_rows
 from .split import EVAL, LEFT_OUT, TRAIN, hold_out, mix_sizes, pick, scale
 from .streams import OpenSplit, open_splits, open_stream
 
@@ -152,7 +152,7 @@ def load_data(settings: DataSettings) -> Data:
 def _check_result(report, settings):
     "Refuse a column_mapping that no set made use of, and a split with an empty side."
     for ours, theirs in settings.column_mapping.items():
-        if not any(part.columns.get(ours) == theirs for part in report.parts):
+        if not any(match_name([part.columns.get(ours, "")], theirs) for part in report.parts):
             raise LabError(f"column_mapping: none of {', '.join(part.name for part in report.parts)} "
                            f"has a column '{theirs}' to read {ours} from.")
     if not report.train or not report.held_out:

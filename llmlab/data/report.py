@@ -13,7 +13,7 @@ from itertools import chain, islice
 
 from ..common.display import html_table
 from ..common.errors import LabError
-from .rows import COLUMNS, find_columns, make_row
+from .rows import COLUMNS, find_columns, list_names, make_row, match_name
 
 # %% ../../nbs/01_data/03_report.ipynb #e84dce6b
 PLACES_PER_REASON = 20  # so many places are named for each reason; rows beyond them are only counted
@@ -55,13 +55,13 @@ def _inspect(report, beginning, column_mapping, strict):
     names = list(dict.fromkeys(name for _, raw in beginning for name in raw))
     if not strict:
         column_mapping = {ours: theirs for ours, theirs in column_mapping.items()
-                          if theirs in names or ours not in COLUMNS}
+                          if match_name(names, theirs) is not None or ours not in COLUMNS}
     report.columns = find_columns(names, column_mapping, report.name)
     report.shape = _shape(report.columns, beginning[0][1])
     used = {*report.columns.values(), "id", "guid", "is_impossible"}
     unused = [name for name in names if name not in used]
     if unused:
-        report.notes.append(f"columns of {report.name} not used: {', '.join(unused)}")
+        report.notes.append(f"columns of {report.name} not used: {list_names(unused)}")
     return set(names)
 
 
@@ -77,14 +77,14 @@ def _shape(columns, raw):
     return f"{shape} with history" if "history" in columns else shape
 
 
-def _make_rows(source, known, report):
+def _make_rows(source, known, report, compose):
     "Bring rows into the lab's shape, and count those with columns that the first ones have not."
     for where, raw in source:
         if new := raw.keys() - known:
-            names = ", ".join(sorted(new))[:80]
+            names = list_names(sorted(new), 80)
             report.remarks[f"have columns that the first {INSPECTED_ROWS} rows have not, "
                            f"and that are not used ({names})"] += 1
-        yield where, make_row(raw, report.columns, f"{report.name}, {where}", report.remarks)
+        yield where, make_row(raw, report.columns, f"{report.name}, {where}", report.remarks, compose)
 
 # %% ../../nbs/01_data/03_report.ipynb #b5c1dacc
 def check_rows(
@@ -93,6 +93,7 @@ def check_rows(
     task: str,  # of every row; auto: mrc where all rows have a context, else instruct
     column_mapping: dict[str, str],  # the lab's column -> the dataset's, where names do not say it
     strict: bool = True,  # otherwise entries of column_mapping that name no column here are passed over
+    compose_hangul: bool = True,  # put Hangul in pieces (NFD) together
 ) -> Iterator[dict]:  # rows in the lab's shape
     "Bring rows into the lab's shape, and drop those that cannot be used."
     source = iter(source)
@@ -100,7 +101,7 @@ def check_rows(
     if not beginning:
         raise LabError(f"{report.name} holds no rows.")
     known = _inspect(report, beginning, column_mapping, strict)
-    rows = _make_rows(chain(beginning, source), known, report)
+    rows = _make_rows(chain(beginning, source), known, report, compose_hangul)
     first_rows = list(islice(rows, len(beginning)))
     report.task = _find_task(first_rows) if task == "auto" else task
     for where, row in chain(first_rows, rows):

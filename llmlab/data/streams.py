@@ -30,10 +30,12 @@ class OpenSplit:
     task: str
     column_mapping: dict[str, str]
     strict: bool  # each entry of column_mapping must name a column of this split
+    compose_hangul: bool = True  # put Hangul in pieces (NFD) together
 
     def rows(self, report: SplitReport, limit: int | None = None) -> typing.Iterator[dict]:
         "Read and check the rows, or the first `limit` of them."
-        return check_rows(islice(self.read(), limit), report, self.task, self.column_mapping, self.strict)
+        source, checks = islice(self.read(), limit), (self.task, self.column_mapping, self.strict, self.compose_hangul)
+        return check_rows(source, report, *checks)
 
     def fresh_report(self) -> SplitReport:
         "Begin the report anew."
@@ -63,7 +65,7 @@ def open_splits(settings: DataSettings) -> list[OpenSplit]:
             name = f"{member.name} ({split})" if split else member.name
             report = SplitReport(name, member.preset.license, member.name, notes=notes)
             task = _task_of_rows(settings.task, member)
-            checks = readers[split], task, mapping, is_alone
+            checks = readers[split], task, mapping, is_alone, settings.compose_hangul
             splits.append(OpenSplit(len(splits), set_number, report, member, held_out, *checks))
     return splits
 

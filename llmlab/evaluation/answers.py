@@ -7,13 +7,12 @@ __all__ = ['rows_to_answer', 'answer_rows', 'score_answers', 'evaluate_answers',
            'make_samples', 'load_questions', 'answer_questions', 'question_text', 'pair_answers']
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #evaluation-answers-imports
-import json
 import math
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from ..common.errors import LabError, lookup
-from ..common.files import bundled, find_path
+from ..common.errors import LabError, brief, lookup
+from ..common.files import bundled, find_path, iterate_json_lines, ordinary_file
 from ..common.settings import AnswerSettings, TaskSettings, takes_settings
 from .generation import generate_answers, generate_scored
 from .tasks import find_task, task_name, task_of
@@ -167,8 +166,16 @@ def load_questions(
     if question_set is None:
         return []
     path = _find_question_set(question_set)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [_read_question(line, number, path.name) for number, line in enumerate(lines, start=1) if line.strip()]
+    place = f"question_set={path.name}"
+    rows = [_read_question(row, number, place) for number, row in iterate_json_lines(path, place)]
+    counts = Counter(row["id"] for row in rows)
+    for row in rows:
+        if counts[row["id"]] > 1:
+            raise LabError(f"{place}: {counts[row['id']]} questions have the id {brief(row['id'])}, and answers are "
+                           "kept by it: give each its own, or none.")
+    if not rows:
+        raise LabError(f"{place} holds no question: write one a line, {{\"question\": ...}}, or leave it out.")
+    return rows
 
 
 def _find_question_set(question_set) -> Path:
@@ -177,19 +184,18 @@ def _find_question_set(question_set) -> Path:
     path = shipped.get(question_set) or find_path(question_set)
     if path is None or not path.name.endswith(".jsonl"):
         lookup(question_set, {**shipped, "path/to/questions.jsonl": None}, "question_set")
-    return path
+    return ordinary_file(path, "question_set")
 
 
-def _read_question(line, number, file_name) -> dict:
-    "Read a line of a set of questions."
-    place = f"question_set={file_name}, line {number}"
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise LabError(f"{place}: not valid JSON ({error.msg}).") from None
-    if not isinstance(row, dict) or not row.get("question"):
-        raise LabError(f"{place}: each line is an object with at least a question, {{\"question\": ...}}.")
+def _read_question(row, number, place) -> dict:
+    "Bring a line of a set of questions into the lab's shape."
     texts = {name: row.get(name) or "" for name in ("kind", "context", "question", "input", "answer")}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise LabError(f"{place}, line {number}: {name} is {brief(text)}, and must be text.")
+    if not texts["question"].strip():
+        raise LabError(f"{place}, line {number}: each line is an object with at least a question, "
+                       "{\"question\": ...}.")
     answers = [texts["answer"]] if texts["answer"] else []
     return {"id": str(row.get("id") or number), "task": "instruct", **texts, "answers": answers}
 

@@ -8,6 +8,7 @@ __all__ = ['Answers', 'Exam']
 # %% ../../nbs/05_evaluation/07_exam.ipynb #exam-imports
 from dataclasses import dataclass
 
+from ..common.errors import LabError
 from ..common.settings import AnswerSettings
 from llmlab.evaluation.answers import (
     answer_questions, answer_rows, evaluate_answers, load_questions, loss_measures, make_samples, pair_answers,
@@ -70,7 +71,10 @@ class Exam:
 
     def measures(self, losses: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
         "Collect what the exam says: how many were answered, what the losses mean, scores, public benchmarks."
-        return {
-            **losses, "answered": len(self.numbers), **loss_measures(losses, self.held_out, self.tokenizer), **scores,
-            **run_lm_eval(self.model, self.tokenizer, self.settings),
-        }
+        meanings = loss_measures(losses, self.held_out, self.tokenizer)
+        measures = {**losses, "answered": len(self.numbers), **meanings, **scores}
+        try:
+            return measures | run_lm_eval(self.model, self.tokenizer, self.settings)
+        except LabError as error:  # what was trained counts more than a benchmark that failed
+            print(f"{error}\nThe run ends without it; `llmlab evaluate` scores a finished run by the same lm_eval_tasks.")
+            return measures

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from ..batching.batcher import Batcher, choose_group_size, choose_pack_tokens
 from ..batching.forest import Sharing
 from ..batching.steps import StepSampler
-from ..common.errors import LabError
+from ..common.errors import LabError, first_line
 from ..config.schema import ExperimentConfig
 from ..data.load import load_data
 from .meta_model import Blueprint, find_blueprint
@@ -63,7 +63,7 @@ def count_work(
                 rows = len(data.train)
             eval_rows = len(data.held_out)
     except (LabError, OSError) as error:
-        reason = f"No rows could be counted ({str(error).splitlines()[0]})"
+        reason = f"No rows could be counted ({first_line(error)})"
     if train and hasattr(train.examples, "__len__"):
         return Work(train.examples, held_out.examples if held_out else train.examples[:1], len(train.examples))
     count = min(MADE_UP_ROWS, rows or MADE_UP_ROWS)

@@ -19,11 +19,13 @@ import torch
 from ..batching.batcher import choose_pack_tokens, choose_target_tokens
 from ..common.device import has_gpu
 from ..common.display import show_table
+from ..common.errors import LabError, first_line
+from ..config.passed import idle_remark
 from ..config.schema import ExperimentConfig
 from .meta_model import Blueprint, find_blueprint
 from .passes import Passes, Work, count_steps, count_work, examples_per_step, find_passes, pass_tokens
 from .trace import Trace, probe_seconds, trace_quickly, trace_run
-from ..models.checkpoints import choose_dtype
+from ..models.checkpoints import choose_dtype, master_weights
 from ..tokens.encode import Encoded
 
 # %% ../../nbs/09_experiment/05_plan.ipynb #99e45ede
@@ -126,16 +128,20 @@ def make_plan(
     try:
         trace = trace_run(config, blueprint, passes)
     except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError) as error:  # as in `forest_problem`
+        reason = first_line(error)
         if config.batching == "padded":
-            raise
+            raise LabError(f"{blueprint.name} ({blueprint.architecture.model_type}) cannot be planned: what it computes "
+                           f"hangs on content ({reason}). Train it with max_steps=1 to see what a step takes.") from None
         config = config.model_copy(update={"batching": "padded"})
-        reason = str(error).splitlines()[0]
-        work.note = f"{work.note} The model cannot take packs ({reason}), and is trained with batching=padded.".strip()
-        passes = find_passes(config, work)
-        trace = trace_run(config, blueprint, passes)
+        plan = make_plan(config, train, held_out, probe, knobs)
+        note = f"The model cannot take packs ({reason}), and is trained with batching=padded."
+        plan.work.note = f"{plan.work.note} {note}".strip()
+        return plan
     gc.collect()
     framework = 0 if has_gpu() else psutil.Process().memory_info().rss
     plan = Plan(config, blueprint, trace, work, passes, memory_at_hand(), framework)
+    if plan.steps:
+        work.note = f"{work.note} {idle_remark(config, plan.steps)}".strip()
     if knobs:
         plan.knobs = try_knobs(plan)
     if probe and plan.fits:
@@ -241,7 +247,16 @@ def plan_rows(plan: Plan) -> list[list[str]]:
 def _model_rows(plan):
     total, trained = plan.trace.parameters["total"], plan.trace.parameters["trainable"]
     return [["Model"], ["name", f"{plan.blueprint.name} ({plan.blueprint.architecture.model_type})"],
-            ["parameters", f"{total:,}"], ["trained", f"{trained:,} ({trained / total:.2%})"]]
+            ["parameters", f"{total:,}"], ["trained", f"{trained:,} ({trained / total:.2%})"],
+            *map(list, plan.trace.notes.items()), *_precision_rows(plan.config)]
+
+
+def _precision_rows(config):
+    kept = master_weights(config)
+    if kept is config:
+        return []
+    computed = "bfloat16" if kept.bf16 else "float16"
+    return [["weights", f"kept in float32, where small steps are not rounded away; computed with in {computed}"]]
 
 
 def _memory_rows(plan):
@@ -253,7 +268,7 @@ def _memory_rows(plan):
             rows.append([f"peak of {phase}", _size(parts.total() + plan.framework)])
     config, counts = plan.config, plan.trace.parameters
     if config.use_peft:  # weights, gradients and two averages
-        full = 4 * choose_dtype(config.dtype, config.fp16).itemsize * (counts["total"] - counts["trainable"])
+        full = 4 * torch.float32.itemsize * (counts["total"] - counts["trainable"])
         rows.append(["full fine-tuning: weights, gradients, AdamW", f"{_size(full)} before any activation"])
     rows.append(["needed, less what the system can take back", _size(plan.need)])
     rows.append(["at hand", _size(plan.at_hand)])

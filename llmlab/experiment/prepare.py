@@ -52,6 +52,8 @@ class Prepared:
         "Say in a line what was left open and what it came to."
         config = self.config
         trained = "all trained"
+        if config.fp16 or config.bf16:
+            trained += f", computed with in {'float16' if config.fp16 else 'bfloat16'}"
         if config.use_peft:
             trained = f"LoRA on {config.target_modules}"
         return f"task {config.task}, prompt {config.prompt}, {config.dtype} weights, {trained}"

@@ -19,7 +19,7 @@ from itertools import chain, groupby, islice
 import datasets
 
 from ..common.display import figure_html, show_table, text_table, use_korean_font
-from ..common.errors import LabError, label
+from ..common.errors import LabError, first_line, label
 from ..config.schema import ExperimentConfig
 from llmlab.data.doctor import (
     Finding, LEVELS, STREAM_ROWS, check_duplicates, check_each, find_leaks, row_checks, visible,
@@ -132,7 +132,7 @@ def find_tokenizer(config: ExperimentConfig) -> tuple:  # tokenizer; tokens that
     try:
         tokenizer = load_tokenizer(hub_id, config, tokenizer_args=options)
     except OSError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise LabError(f"model={hub_id!r}: its tokenizer cannot be had: {reason} Is the name right, "
                        "its licence accepted (`hf auth login`)? Another model whose tokenizer is at hand (gemma3-270m) "
                        "shows the same data.") from None

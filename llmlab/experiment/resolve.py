@@ -16,7 +16,7 @@ from ..config.schema import ExperimentConfig
 from ..data.load import Data
 from ..evaluation.tasks import choose_task, find_task
 from ..models.adapters import choose_targets
-from ..models.checkpoints import Checkpoint, choose_dtype
+from ..models.checkpoints import Checkpoint, choose_dtype, master_weights
 from ..tokens.prompts import choose_prompt, find_prompt
 from ..training.trainer import training_arguments
 
@@ -26,6 +26,7 @@ DEFAULT_SAVE_STEPS = 500  # as transformers has it
 
 def open_choices(config: ExperimentConfig, data: Data, checkpoint: Checkpoint) -> dict:  # setting -> what it comes to
     "Make every choice that the configuration leaves open."
+    config = master_weights(config)
     dtype = str(choose_dtype(config.dtype, config.fp16)).removeprefix("torch.")
     task = choose_task(config.task, data)
     choices = {"task": task, "prompt": choose_prompt(config.prompt, checkpoint.preset), "dtype": dtype}
@@ -34,6 +35,8 @@ def open_choices(config: ExperimentConfig, data: Data, checkpoint: Checkpoint) -
         choices["max_new_tokens"] = config.max_new_tokens or find_task(task).max_new_tokens
     if config.use_peft:
         choices["target_modules"] = choose_targets(config.target_modules, checkpoint)
+    else:
+        choices |= {"fp16": config.fp16, "bf16": config.bf16}
     if config.load_in_4bit:
         choices["bnb_4bit_compute_dtype"] = config.bnb_4bit_compute_dtype or dtype
     if config.eval_strategy == "steps":

@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,7 +24,8 @@ from ..config.schema import ExperimentConfig
 from .meta_model import Blueprint, build_meta_model, place_meta_model
 from .meter import Meter, count_bytes
 from .passes import Passes, pass_tokens, supervised_tokens
-from ..models.checkpoints import choose_dtype, count_parameters
+from ..models.checkpoints import choose_dtype, count_parameters, master_weights
+from ..models.experts import model_notes
 from ..training.trainer import training_arguments
 
 # %% ../../nbs/09_experiment/09_trace.ipynb #e7c1a6ee
@@ -97,6 +98,7 @@ class Trace:
     parameters: dict[str, int]  # trainable, total
     phases: dict[str, Counter]  # phase -> part -> bytes at its peak
     operations: dict[str, int]  # floating-point, of a forward and backward pass, and of an evaluation batch
+    notes: dict[str, str] = field(default_factory=dict)  # from `model_notes`
 
     @property
     def need(self) -> int:
@@ -106,9 +108,10 @@ class Trace:
 # %% ../../nbs/09_experiment/09_trace.ipynb #17530227
 def trace_run(config: ExperimentConfig, blueprint: Blueprint, passes: Passes) -> Trace:
     "Take every step of a run once, without content."
-    device = own_device()
+    device, config = own_device(), master_weights(config)
     model = build_meta_model(config, blueprint)
     parameters, vocab_size = count_parameters(model), model.get_input_embeddings().weight.shape[0]
+    notes = model_notes(model)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     train, evaluation = (without_content(batch, mode, device) for batch in (passes.train, passes.evaluation))
     train_supervised, eval_supervised = supervised_tokens(passes.train), supervised_tokens(passes.evaluation)
@@ -126,7 +129,7 @@ def trace_run(config: ExperimentConfig, blueprint: Blueprint, passes: Passes) ->
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     file_bytes = weights_file(config, blueprint, model, device)
     phases = _phases(config, count_bytes(tensors), weights, evaluated, trained, file_bytes)
-    return Trace(parameters, phases, {"train": trained.operations, "evaluation": evaluated.operations})
+    return Trace(parameters, phases, {"train": trained.operations, "evaluation": evaluated.operations}, notes)
 
 # %% ../../nbs/09_experiment/09_trace.ipynb #trace-parts
 def _autocast(model, config, device):
@@ -213,6 +216,7 @@ def probe_seconds(config: ExperimentConfig, blueprint: Blueprint, batch: dict) -
 
 def _time_slice(config, blueprint, batch, device) -> float:
     "Time a forward and backward pass on random numbers: the fastest of three."
+    config = master_weights(config)
     model = build_meta_model(config, blueprint)
     place_meta_model(model, device)
     lm_head, fastest = find_meta_head(model), math.inf

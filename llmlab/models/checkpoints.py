@@ -4,27 +4,31 @@
 
 # %% auto #0
 __all__ = ['TEXT_SIDE', 'check_model_name', 'load_config', 'fetch_from_hub', 'weights_cache', 'unpack_weights', 'Checkpoint',
-           'locate_model', 'load_tokenizer', 'choose_dtype', 'make_quantization', 'load_base_model',
-           'quiet_transformers', 'hash_weights', 'count_parameters', 'describe_model', 'show_model']
+           'locate_model', 'load_tokenizer', 'choose_dtype', 'master_weights', 'make_quantization', 'load_base_model',
+           'check_report', 'quiet_transformers', 'hash_weights', 'count_parameters', 'describe_model', 'show_model']
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #models-checkpoints-imports
 import hashlib
 import importlib.util
-import json
 import logging
 import os
 import re
+import shutil
 import tempfile
+import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.device import has_gpu
 from ..common.display import show_table
-from ..common.errors import LabError, closest, label
-from ..common.files import find_path
+from ..common.errors import LabError, brief, closest, label
+from ..common.files import find_path, trusted
 from ..common.settings import ModelSettings, TokenizerSettings, WeightSettings, takes_settings
+from .experts import model_notes
 from .presets import MODELS, ModelPreset, architecture_config, find_model_preset
+from .reader import PICKLE_PROBLEM, check_adapter, check_folder, check_tokenizer, reading
+from .reader import read_habits, read_object, read_settings
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #f30fe8d9
 def check_model_name(model: str | dict) -> tuple[ModelPreset | None, Path | None]:
@@ -42,21 +46,26 @@ def check_model_name(model: str | dict) -> tuple[ModelPreset | None, Path | None
 def load_config(folder: str | Path):  # transformers.PretrainedConfig
     "Read a checkpoint's configuration; of a model with vision or sound, that of its text side."
     import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     file = Path(folder) / "config.json"
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    try:
+    settings = read_settings(folder)
+    with reading(f"model: transformers {transformers.__version__} cannot read {file}", "Mend it, or get it again."):
         if settings.get("model_type") == "llama" and settings.get("head_dim"):  # the heads may not divide the width
             config = architecture_config(settings)
+        elif "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
+            raise LabError(f"model: {file} is of a {brief(settings.get('model_type'))}, which only Python code that the "
+                           "model brings (auto_map) knows, and this lab never runs that. Name a model of a family that "
+                           "transformers knows by itself.")
         else:
-            config = transformers.AutoConfig.from_pretrained(folder)
-    except (KeyError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise LabError(f"model: transformers {transformers.__version__} cannot read {file}: {reason}") from None
-    text = config.get_text_config(decoder=True)
-    is_text_model = type(text) in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "quantization_config")
-    return text if is_text_model else config
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        text = config.get_text_config(decoder=True)
+    known = [kind for kind in (text, config) if type(kind) in MODEL_FOR_CAUSAL_LM_MAPPING]
+    if not known or config.is_encoder_decoder:
+        raise LabError(f"model: {file} is of a {config.model_type}, and that is no model that continues a text "
+                       "(a causal language model), as this lab trains them. Name another model.")
+    return known[0]
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #ffed1251
 def fetch_from_hub(
@@ -74,14 +83,16 @@ def fetch_from_hub(
 
     try:
         path = download("*.json", "*.model", "*.txt", "*.jinja", "*.safetensors")
-        if not any(path.glob("*.safetensors")):
+        if not any(path.glob("*.safetensors")) and trusted():
             path = download("*.json", "*.bin")
     except (OSError, errors.HfHubHTTPError, errors.HFValidationError) as error:
         raise LabError(f"model={model_id!r} cannot be had: {_hub_problem(error, model_id, revision)}") from None
-    if any(path.glob("*.safetensors")) or any(path.glob("*.bin")):
+    if any(path.glob("*.safetensors")) or (trusted() and any(path.glob("*.bin"))):
         return path
-    raise LabError(f"model={model_id!r} cannot be had: its folder {path} holds no weights (*.safetensors or *.bin): "
-                   "the download was cut short. Delete the folder and try again.")
+    check_adapter(path)
+    raise LabError(f"model={model_id!r} cannot be had: its folder {path} holds no *.safetensors. Either the download "
+                   "was cut short: delete the folder and try again. Or the model is an adapter's, or has its "
+                   f"{PICKLE_PROBLEM}")
 
 
 def _hub_problem(error, model_id, revision):
@@ -112,19 +123,22 @@ def unpack_weights(
     cache_dir: str | None,  # as for `weights_cache`
 ) -> Path:  # checkpoint folder
     "Turn a packaged GGUF file into a float32 checkpoint, once."
+    from filelock import FileLock
+
     folder = weights_cache(cache_dir) / f"{name}-{preset.package.sha256[:12]}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{name}: converting its packaged weights once (about a minute). Licence: {preset.license}.")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as workspace:
-        _join_parts(name, preset.package, Path(workspace) / "model.gguf")
-        _convert_gguf(Path(workspace), Path(workspace) / "checkpoint")
-        try:
+    with FileLock(folder.parent / f".{name}.lock"):  # whoever waits finds the folder there
+        if folder.is_dir():
+            return folder
+        for dead in folder.parent.glob(f".{name}-*"):  # of a process that was killed: nobody else holds the lock
+            shutil.rmtree(dead, ignore_errors=True)
+        print(f"{name}: converting its packaged weights once (about a minute). Licence: {preset.license}.")
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as workspace:
+            _join_parts(name, preset.package, Path(workspace) / "model.gguf")
+            _convert_gguf(Path(workspace), Path(workspace) / "checkpoint")
             (Path(workspace) / "checkpoint").rename(folder)
-        except OSError:  # another process was faster
-            if not folder.is_dir():
-                raise
     return folder
 
 
@@ -186,10 +200,12 @@ def locate_model(settings: ModelSettings) -> Checkpoint:
                        "leave model_revision at None.")
     if package:
         path = unpack_weights(name, preset, cache_dir)
+        check_folder(path)
         length = preset.context_length
         return Checkpoint(name, path, preset.id, package.sha256, preset.license, preset.family, length, preset)
     address = preset.id if preset else model
-    source = _folder_source(address, folder) if folder else _hub_source(address, revision, cache_dir)
+    source = _folder_source(folder) if folder else _hub_source(address, revision, cache_dir)
+    check_folder(source["path"])
     config = load_config(source["path"])
     length = getattr(config, "max_position_embeddings", None)
     if preset:
@@ -199,10 +215,7 @@ def locate_model(settings: ModelSettings) -> Checkpoint:
     return Checkpoint(name=name, family=config.model_type, context_length=length, preset=preset, **source)
 
 
-def _folder_source(address, folder):
-    if not (folder / "config.json").is_file():
-        raise LabError(f"model={address!r}: the folder {folder} has no config.json. It must be a transformers "
-                       "checkpoint, as save_pretrained writes it.")
+def _folder_source(folder):
     return {"path": folder, "id": folder.name, "revision": None, "license": "see the folder"}
 
 
@@ -216,23 +229,60 @@ def load_tokenizer(
     path: str | Path,  # checkpoint folder
     settings: TokenizerSettings,  # its `new_tokens` are added; `add_tokens` makes the model's rows for them
 ):  # a fast tokenizer with an end and a padding token
-    "Load the tokenizer of a checkpoint."
-    from transformers import AutoTokenizer
-
+    "Load the tokenizer of a checkpoint; raise a `LabError` where its tokens are not the model's."
     options = {"padding_side": settings.padding_side, **settings.tokenizer_args}
-    if (Path(path) / "config.json").is_file():
-        options = {"config": load_config(path), **options}
-    tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    folder = Path(path) if Path(path).is_dir() else None  # otherwise a name on the hub
+    if folder:
+        check_tokenizer(folder)
+    config = load_config(folder) if folder and (folder / "config.json").is_file() else None
+    tokenizer = _read_tokenizer(path, folder, config, options)
     if not tokenizer.is_fast:
         raise LabError(f"The tokenizer in {path} has no fast version, and loss masks need one: convert it "
                        "(tokenizer.json), or choose another model.")
+    if any("token" in name for name in settings.tokenizer_args):
+        own = _read_tokenizer(path, folder, config, {}).get_vocab()
+        if added := sorted(set(tokenizer.get_vocab()) - set(own)):
+            raise LabError(f"tokenizer_args={settings.tokenizer_args}: the tokenizer in {path} has no token "
+                           f"{brief(added[0])}, and one that is added here the model never learned."
+                           f"{closest(added[0], own)} Its special tokens: {', '.join(tokenizer.all_special_tokens)}.")
     if tokenizer.eos_token_id is None:
         raise LabError(f"The tokenizer in {path} has no end token, so a model could never learn to stop: set "
                        "tokenizer_args={eos_token: ...}.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if config:
+        _check_rows(path, tokenizer, getattr(config.get_text_config(decoder=True), "vocab_size", None))
     tokenizer.add_tokens(settings.new_tokens)
     return tokenizer
+
+
+def _read_tokenizer(path, folder, config, options):
+    "Let transformers read a tokenizer, and say of a folder's which file is broken if it cannot."
+    from transformers import AutoTokenizer
+
+    if config:
+        options = {"config": config, **options}
+    try:
+        given = {name: value for name, value in options.items() if name not in ("config", "padding_side")}
+        what = f"model: the tokenizer in {path} cannot be read{f' with tokenizer_args={given}' if given else ''}"
+        with reading(what) if folder else nullcontext():
+            return AutoTokenizer.from_pretrained(path, **{"trust_remote_code": False, **options})
+    except LabError:
+        if (folder / "tokenizer.json").exists():
+            read_object(folder / "tokenizer.json")
+        raise
+
+
+def _check_rows(path, tokenizer, rows):
+    "Raise a `LabError` for tokens that a model has no embedding for, unless they are special ones that nobody uses."
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    idle = special - set(tokenizer.special_tokens_map.values())
+    beyond = {token_id: token for token, token_id in tokenizer.get_vocab().items() if rows and token_id >= rows}
+    if used := sorted(token_id for token_id, token in beyond.items() if token not in idle):
+        raise LabError(f"model: the tokenizer in {path} has {len(used)} tokens for which the model has no row (it has "
+                       f"{rows}), such as {brief(beyond[used[0]])} ({used[0]}). It is another model's: get the "
+                       "tokenizer's files again. Or somebody added an end or padding token: name one of the model's "
+                       "own by tokenizer_args={pad_token: ...}.")
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #8633c8f1
 def choose_dtype(
@@ -247,6 +297,17 @@ def choose_dtype(
     if not has_gpu():
         return torch.float32
     return torch.float16 if fp16 else torch.bfloat16
+
+
+def master_weights(config):  # llmlab.config.schema.ExperimentConfig, of which another comes back where it must
+    "Keep weights that are trained themselves in float32, and let them compute in the 16 bits that were asked for."
+    import torch
+
+    dtype = choose_dtype(config.dtype, config.fp16)
+    if config.use_peft or dtype.itemsize > 2:
+        return config
+    half = {"bf16" if dtype == torch.bfloat16 else "fp16": True}
+    return config.model_copy(update={"dtype": "float32", **({} if config.fp16 or config.bf16 else half)})
 
 
 @takes_settings()
@@ -286,25 +347,66 @@ def load_base_model(
 
     disable_progress_bar()
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it speaks at every 8-bit call
-    config = load_config(path)
-    whole = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    only_text = "text_config" in whole and not hasattr(config, "text_config")
-    options = {"config": config, "dtype": dtype, "output_loading_info": True}
+    check_folder(path)
+    config, (habits, unused) = load_config(path), read_habits(path)
+    if unused:
+        warnings.warn(f"What this model would have of answers is not used, since they are greedy here: "
+                      f"{', '.join(unused)} (its generation_config.json). generation_args sets what you want of it.")
+    only_text = "text_config" in read_settings(path) and not hasattr(config, "text_config")
+    options = {"config": config, "dtype": dtype, "generation_config": habits, "trust_remote_code": False,
+               "use_safetensors": None if trusted() else True,
+               "output_loading_info": True, "ignore_mismatched_sizes": True}
     if quantization:
         options |= {"quantization_config": quantization, "device_map": {"": 0 if has_gpu() else "cpu"}}
     if only_text:
         options["key_mapping"] = TEXT_SIDE
-    with quiet_transformers() if only_text else nullcontext():
+    with quiet_transformers(), reading(f"model: the weights in {path} cannot be loaded as {config.model_type}'s"):
         model, report = AutoModelForCausalLM.from_pretrained(path, **options)
-    if missing := report["missing_keys"]:
-        raise LabError(f"model: the weights in {path} lack {len(missing)} of {config.model_type}'s, such as "
-                       f"{min(missing)}; they would start at random.")
+    check_report(model, report, path, only_text)
     if only_text:
         model._weight_conversions = []  # saved as what it now is, a text model
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def check_report(
+    model,  # transformers.PreTrainedModel
+    report: dict,  # transformers' `output_loading_info`
+    path: str | Path,  # of the folder, for the messages
+    only_text: bool,  # the checkpoint holds more than a text model
+):
+    "Raise a `LabError` for weights that are missing, of another shape, or more than the model has."
+    if wrong := sorted(report["mismatched_keys"]):
+        name, found, expected = wrong[0]
+        raise LabError(f"model: {len(wrong)} of the weights in {path} have other shapes than its config.json says, such "
+                       f"as {name}: {tuple(found)} in place of {tuple(expected)}. The two are not of one model: get "
+                       "both from where it came from.")
+    if missing := report["missing_keys"]:
+        raise LabError(f"model: the weights in {path} lack {len(missing)} of {model.config.model_type}'s, such as "
+                       f"{min(missing)}; they would start at random. Get them from where the model came from.")
+    inner = model.base_model_prefix
+    parts = [f"{inner}.{name}." for name, _ in model.base_model.named_children()]
+    parts += [f"{name}." for name, _ in model.named_children() if name != inner]
+    own = tuple(parts) if only_text else ("",)
+    left_out = [name for name in report["unexpected_keys"] if _is_beside(name, model.config, own)]
+    if extra := sorted(report["unexpected_keys"] - set(left_out)):
+        raise LabError(f"model: {path} holds {len(extra)} weights more than the model of its config.json has, such as "
+                       f"{extra[0]}: they would not be used. Get config.json again from where the model came from; or "
+                       "delete those weights, if the model is to be without them.")
+    if left_out:
+        warnings.warn(f"{len(left_out)} weights of this model are not loaded, such as {min(left_out)}: they are for "
+                      "pictures, sound, or predicting several tokens at once, and what is trained here is its text.")
+
+
+def _is_beside(name, config, own):
+    "Say whether a weight lies beside the text model: in a tower for pictures or sound, or a layer that predicts ahead."
+    if not name.startswith(own):
+        return True
+    layer = re.search(r"\blayers\.(\d+)\.", name)
+    ahead = int(layer[1]) - config.num_hidden_layers if layer else -1
+    return "mtp" in name or 0 <= ahead < (getattr(config, "num_nextn_predict_layers", 0) or 0)
 
 
 @contextmanager
@@ -349,7 +451,9 @@ def describe_model(
 ) -> dict:
     "Say which weights are at work and how many are trained, for the record."
     described = {name: getattr(checkpoint, name) for name in ("name", "id", "revision", "license", "family")}
-    return {**described, "sha256": hash_weights(checkpoint.path), "parameters": count_parameters(model)}
+    counts = {"sha256": hash_weights(checkpoint.path), "parameters": count_parameters(model)}
+    notes = model_notes(model)
+    return {**described, **counts, **({"notes": notes} if notes else {})}
 
 
 def show_model(description: dict):  # an object that Jupyter shows as a table
@@ -362,4 +466,5 @@ def show_model(description: dict):  # an object that Jupyter shows as a table
         ["weights (SHA-256)", description["sha256"][:16]],
         ["parameters", f"{total:,}"],
         ["trained", f"{trainable:,} ({trainable / total:.2%})"],
+        *map(list, description.get("notes", {}).items()),
     ])

@@ -14,7 +14,8 @@ from functools import lru_cache
 
 import yaml
 
-from ..common.errors import entry_from
+from ..common.errors import brief, entry_from
+from .reader import reading
 
 # %% ../../nbs/07_models/01_presets.ipynb #d78c4d23
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ def architecture_config(settings: dict):  # transformers.PretrainedConfig
     "Make a model's configuration from its values, `model_type` among them."
     from transformers import AutoConfig
 
-    uneven = settings["model_type"] == "llama" and settings["hidden_size"] % settings["num_attention_heads"]
-    if uneven and settings.get("head_dim"):
+    width, heads = settings.get("hidden_size"), settings.get("num_attention_heads")
+    uneven = isinstance(width, int) and isinstance(heads, int) and heads and width % heads
+    if settings["model_type"] == "llama" and uneven and settings.get("head_dim"):
         mistral = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
         settings = {**settings, **mistral}
     return AutoConfig.for_model(**settings)
@@ -88,5 +90,5 @@ def _empty_model(family, context_length, config):
     settings = {"model_type": family, **json.loads(config)}
     if context_length:
         settings["max_position_embeddings"] = context_length
-    with torch.device("meta"):
+    with reading(f"model: no {brief(family)} can be built of its config", "Mend it."), torch.device("meta"):
         return AutoModelForCausalLM.from_config(architecture_config(settings))

@@ -53,11 +53,23 @@ _VISION = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
     "num_key_value_heads": 2, "head_dim": 8, "image_size": 28, "patch_size": 14, "position_embedding_size": 16,
 }
+_EXPERTS = {  # each family takes the names it knows
+    "num_local_experts": 4, "num_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+    "topk_group": 1, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "first_k_dense_replace": 1,
+}
+_LATENT = {  # attention whose keys and values come out of a narrow state (arXiv:2405.04434)
+    "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+}
 FAMILY_SIZES = {  # what a family's config wants besides `TINY`, or, with a vision tower, in place of it
     "gemma4_text": {**TINY, **_GEMMA4},
     "exaone4": {**TINY, "sliding_window": 16, "layer_types": _LOCAL_GLOBAL},
     "gemma3": {"text_config": TINY, "vision_config": _VISION, "mm_tokens_per_image": 4},
     "gemma4": {"text_config": {**TINY, **_GEMMA4}, "vision_config": _VISION, "audio_config": None},
+    "exaone_moe": {**TINY, **_EXPERTS, "sliding_window": 16, "layer_types": _LOCAL_GLOBAL},
+    **dict.fromkeys(("axk1", "deepseek_v3"), {**TINY, **_EXPERTS, **_LATENT}),
+    "gpt_oss": {**TINY, **_EXPERTS, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "solar_open"), {**TINY, **_EXPERTS}),
 }
 
 

@@ -19,12 +19,12 @@ from typing import Iterator
 from ..common.device import has_gpu
 from ..common.errors import LabError, closest
 from ..common.files import find_path
-from ..common.settings import AnswerSettings, TokenizerSettings, takes_settings
-from ..evaluation.generation import generation_settings
+from ..common.settings import AnswerSettings, takes_settings
+from ..evaluation.generation import before_stop, generation_settings
 from ..models.checkpoints import choose_dtype, load_base_model, load_tokenizer, locate_model
 from ..runs.finished import FinishedRun, load_trained
-from ..tokens.prompts import Prompt, choose_prompt, find_prompt, render
-from ..tokens.tokenize import tokenize
+from ..tokens.prompts import Prompt, choose_prompt, find_prompt
+from ..tokens.tokenize import asked_ids
 
 # %% ../../nbs/10_publish/03_chat.ipynb #7960c3d6
 class TokenStream:
@@ -90,9 +90,8 @@ class ChatSession:
         self, question: str, context: str = "", input: str = "", system: str = "", history: list[dict] = ()
     ) -> list[int]:
         "Return the tokens that a question is sent as: those of training."
-        row = {"question": question, "context": context, "input": input, "system": system, "answer": ""}
-        spans = render(self.prompt, {**row, "history": list(history)}, self.tokenizer)[:-1]
-        ids = tokenize(spans, self.tokenizer, end=False, chat=self.prompt.chat).input_ids
+        row = {"question": question, "context": context, "input": input, "system": system, "history": list(history)}
+        ids = asked_ids(self.prompt, row, self.tokenizer)
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
         if len(ids) + self.max_new_tokens > limit:
             raise LabError(f"All that is said comes to {len(ids)} tokens, and the model reads {limit} with the "
@@ -104,11 +103,13 @@ class ChatSession:
         "Answer a question; leaving the loop early, or `stop`, ends the answer."
         ids = self.prompt_ids(text, self.context, "", self.system, self.history)
         stream, failures, shown = TokenStream(), [], ""
+        decoding = generation_settings(self.model, self.tokenizer, self.max_new_tokens, self.generation_args)
         self.stopping.clear()
-        thread = threading.Thread(target=self._generate, args=(ids, stream, failures), daemon=True)
+        thread = threading.Thread(target=self._generate, args=(ids, decoding, stream, failures), daemon=True)
         thread.start()
         try:
             for answer in stream.texts(self.tokenizer):
+                answer = before_stop(answer, decoding)
                 piece = answer[len(shown):]
                 shown = answer
                 yield piece
@@ -119,7 +120,7 @@ class ChatSession:
         if failures:
             raise failures[0]
 
-    def _generate(self, ids, stream, failures):
+    def _generate(self, ids, decoding, stream, failures):
         "Run in a thread of its own; what goes wrong is handed to the thread that asked."
         import torch
 
@@ -128,10 +129,10 @@ class ChatSession:
 
         try:
             batch = torch.tensor([ids], device=self.model.device)
-            settings = generation_settings(self.model, self.tokenizer, self.max_new_tokens, self.generation_args)
             with torch.no_grad():
                 self.model.generate(input_ids=batch, attention_mask=torch.ones_like(batch), streamer=stream,
-                                    generation_config=settings, stopping_criteria=[has_stopped])
+                                    generation_config=decoding, stopping_criteria=[has_stopped],
+                                    tokenizer=self.tokenizer)
         except Exception as error:
             failures.append(error)
             stream.end()
@@ -158,9 +159,10 @@ def open_chat(
     facts = {"prompt": choose_prompt(settings.prompt, checkpoint.preset)}
     if export.is_file() and settings.prompt == "auto":
         facts = json.loads(export.read_text(encoding="utf-8"))
+    template = facts.get("chat_template")  # that of training: the folder's own writes the prompt's parts as well
     return ChatSession(
         load_base_model(checkpoint.path, choose_dtype("auto", fp16=False)),
-        load_tokenizer(checkpoint.path, TokenizerSettings()),
+        load_tokenizer(checkpoint.path, tokenizer_args={"chat_template": template} if template else {}),
         find_prompt(facts["prompt"]),
         settings.max_new_tokens or facts.get("max_new_tokens", ANSWER_TOKENS),
         settings.generation_args or facts.get("generation_args", {}),

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..common.errors import LabError
 from ..evaluation.generation import generation_settings
 from ..models.checkpoints import load_base_model
+from .template import check_served, save_tokenizer
 from ..runs.finished import FinishedRun, load_trained
 
 # %% ../../nbs/10_publish/01_merge.ipynb #7d0c3039
@@ -74,11 +75,12 @@ def merge_run(
     output: str | Path,  # a new folder
     dtype: str = "float32",  # of the weights written, whatever the run computed in
 ) -> dict[str, float]:  # difference of the merged logits, and what rounding to `dtype` adds
-    "Write a run's adapter merged into its base model, with its tokenizer; refuse if the result computes anything else."
+    "Write a run's adapter merged into its base model, with its tokenizer; refuse if it computes or asks anything else."
     import torch
 
     run = FinishedRun(folder)
     with new_folder(output) as target:
+        save_tokenizer(run, target)  # first: what cannot be served is said at once
         model = load_trained(run, float32=True)
         trained = probe_logits(run, model)
         merged = merge_adapter(run, model)
@@ -92,6 +94,7 @@ def merge_run(
             raise LabError(f"Run {run.folder.name} cannot be merged: logits differ by {difference:.1e} after merging "
                            f"and {lost:.1e} after writing, and {MAX_LOGIT_DIFFERENCE} is allowed. "
                            "Use the adapter as it is, or dtype=float32.")
+        check_served(run, target)
     return {"difference": max(difference, lost), "rounding": largest_difference(rounded, trained)}
 
 
@@ -103,7 +106,7 @@ def _difference_in_float64(run, merged):
 
 
 def _save_rounded(run, merged, target, dtype):
-    "Write the merged model and its tokenizer; return the logits of the rounded weights."
+    "Write the merged model; return the logits of the rounded weights."
     import torch
 
     merged.generation_config = generation_settings(
@@ -111,5 +114,4 @@ def _save_rounded(run, merged, target, dtype):
     )
     merged = merged.to(getattr(torch, dtype))
     merged.save_pretrained(target)
-    run.tokenizer.save_pretrained(target)
     return probe_logits(run, merged.float())

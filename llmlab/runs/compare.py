@@ -18,13 +18,13 @@ from pathlib import Path
 import yaml
 
 from ..common.display import figure_html, html_table, use_korean_font
-from ..common.errors import LabError, closest, label
+from ..common.errors import LabError, closest, first_line, label
 from ..common.files import output_folder, read_json_lines
 from ..evaluation.show import show_questions_side_by_side
 from .folders import find_run, read_record, timestamped
 from .record import is_running
 from .rerun import setting_changes
-from .tracking import MLFLOW_STATUS, connect, tracking_uri
+from .tracking import HANG_SECONDS, MLFLOW_STATUS, ask, connect, tracking_uri
 
 # %% ../../nbs/06_runs/09_compare.ipynb #986b4a09
 @dataclass
@@ -101,10 +101,10 @@ def find_runs(
     uri = tracking_uri(mlflow_tracking_uri, output_dir)
     try:
         client = connect(uri)
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        known = client.search_runs(experiments, max_results=1000)
+        experiments = [each.experiment_id for each in ask(uri, HANG_SECONDS, client.search_experiments)]
+        known = ask(uri, HANG_SECONDS, client.search_runs, experiments, max_results=1000)
     except Exception as error:  # whatever a store throws
-        raise LabError(f"mlflow_tracking_uri: MLflow at {uri} cannot be read: {str(error).splitlines()[0]}") from None
+        raise LabError(f"mlflow_tracking_uri: MLflow at {uri} cannot be read: {first_line(error)}") from None
     chosen = [_mlflow_match(run, known) for run in runs] or reversed(known)  # MLflow lists the newest first
     return [read_mlflow_run(client, run) for run in chosen]
 

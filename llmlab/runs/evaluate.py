@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..batching.attention import forest_problem
+from ..batching.alone import forest_problem, length_switch
 from ..batching.batcher import Batcher, choose_pack_tokens, held_out_totals
 from ..batching.loss import find_head
 from ..common.device import has_gpu
@@ -30,7 +30,7 @@ from ..experiment.extensions import load_extensions
 from ..models.checkpoints import choose_dtype, load_base_model, load_tokenizer, locate_model, make_quantization
 from .environment import describe_environment
 from .finished import FinishedRun, load_trained
-from .folders import find_run, fresh_folder, read_record, timestamped
+from .folders import find_run, fresh_folder, recorded_config, timestamped
 from .lifecycle import keep_notebook, session_notebook
 from .record import Record, begin_record, to_json, utc_now
 from ..tokens.prompts import choose_prompt
@@ -79,7 +79,7 @@ def plan_evaluation(
     "Check what an evaluation is asked for before anything is loaded."
     settings = settings_of(parameters)
     run = _asked_run(parameters, settings)
-    run_config = ExperimentConfig(**read_record(run)["params"]) if run else None
+    run_config = recorded_config(run) if run else None
     config = evaluation_config(settings, run_config)
     return config, _evaluation_folder(config, run)
 
@@ -179,9 +179,10 @@ def held_out_loss(
     per_device_eval_batch_size: int,
 ) -> dict[str, float]:  # eval_loss, in nats a supervised token; perplexity; bits_per_character
     "Compute what a model pays for the right answers of an eval set."
-    batching = "padded" if forest_problem(model) else "tree"
     pack_tokens = choose_pack_tokens(encoded.encoder.max_length)
-    batcher = Batcher(batching, pack_tokens, per_device_eval_batch_size, tokenizer.pad_token_id)
+    batching = "padded" if forest_problem(model, pack_tokens) else "tree"
+    switch = length_switch(model.config).length
+    batcher = Batcher(batching, pack_tokens, per_device_eval_batch_size, tokenizer.pad_token_id, switch=switch)
     with eval_mode(model):
         total, tokens = held_out_totals(model, find_head(model), batcher, encoded.with_loss())
     metrics = {"eval_loss": float(total / tokens)}

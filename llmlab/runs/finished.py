@@ -8,16 +8,13 @@ __all__ = ['FinishedRun', 'load_trained']
 # %% ../../nbs/06_runs/07_finished.ipynb #runs-finished-imports
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from ..common.errors import LabError
 from ..common.files import read_json_lines
-from ..config.schema import ExperimentConfig
 from ..evaluation.tasks import TASKS, find_task
 from ..experiment.extensions import load_extensions
 from ..models.adapters import grow_embeddings
 from ..models.checkpoints import choose_dtype, load_base_model, load_tokenizer, locate_model, make_quantization
-from .folders import read_record
+from .folders import read_record, recorded_config
 from ..tokens.prompts import Span, find_prompt, render
 
 # %% ../../nbs/06_runs/07_finished.ipynb #329775e6
@@ -32,8 +29,8 @@ class FinishedRun:
         self.record = read_record(self.folder)
         self.full = (self.weights / "config.json").is_file()  # all weights, not an adapter
         self._check()
-        self.config = self._read_config()
-        load_extensions(self.config.extensions)
+        self.config = recorded_config(self.folder)
+        load_extensions(self.config.extensions, recorded=True)
         self.checkpoint = locate_model(self.config)
         self.tokenizer = load_tokenizer(self.checkpoint.path, self.config)
         self.prompt = find_prompt(self.record.get("entries", {}).get("prompt", self.config.prompt))
@@ -46,14 +43,6 @@ class FinishedRun:
         if not self.full and not (self.weights / "adapter_config.json").is_file():
             raise LabError(f"Run {name} has no weights in adapter/ (they do not travel with git): "
                            "copy them from where it was trained, or rerun it.")
-
-    def _read_config(self):
-        try:
-            return ExperimentConfig(**self.record["params"])
-        except ValidationError as error:
-            setting, version = error.errors()[0]["loc"][0], self.record["environment"]["packages"]["llmlab"]
-            raise LabError(f"Run {self.folder.name} has settings that this llmlab does not know: {setting}. "
-                           f"Use the version that made it: {version}.") from None
 
     @property
     def max_new_tokens(self) -> int:

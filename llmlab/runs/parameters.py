@@ -16,6 +16,7 @@ from ..config.load import make_config
 from ..config.schema import ExperimentConfig
 from ..data.sources import check_dataset_name
 from ..evaluation.answers import load_questions
+from ..evaluation.benchmarks import find_benchmarks
 from ..evaluation.tasks import find_task
 from ..experiment.extensions import load_extensions
 from ..models.checkpoints import check_model_name
@@ -70,7 +71,7 @@ class BadParameters(LabError, click.UsageError):
 # %% ../../nbs/06_runs/06_parameters.ipynb #e95df3e1
 def check_names(config: ExperimentConfig):
     "Load extensions, and look up every name; raise a `LabError` for one that is not known."
-    load_extensions(config.extensions)
+    load_extensions(config.extensions, recorded=True if config.resume else None)
     check_model_name(config.model)
     for parameter in ("dataset", "eval_dataset"):
         if name := getattr(config, parameter):
@@ -80,6 +81,7 @@ def check_names(config: ExperimentConfig):
     if config.prompt != "auto":
         find_prompt(config.prompt)
     load_questions(config.question_set)
+    find_benchmarks(config)
 
 # %% ../../nbs/06_runs/06_parameters.ipynb #457fc3eb
 def check_parameters(

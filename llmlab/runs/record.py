@@ -14,10 +14,10 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..common.errors import LabError
+from ..common.errors import LabError, without_secrets
 from ..common.files import read_json_lines, write_atomic, write_json_lines
 from ..config.load import config_to_yaml
-from ..config.schema import ExperimentConfig
+from ..config.schema import ExperimentConfig, default_of
 from ..experiment.extensions import load_extensions
 from ..models.checkpoints import hash_weights
 from .environment import describe_environment, describe_git, environment_changes
@@ -27,11 +27,11 @@ from ..training.checkpoints import newest_checkpoint
 
 # %% ../../nbs/06_runs/02_record.ipynb #9da8debc
 def to_json(value) -> str:
-    "Write a value as JSON; functions in it are written by their names."
+    "Write a value as JSON, without credentials; functions in it are written by their names."
     def as_text(part):
         return getattr(part, "__qualname__", str(part))
 
-    return json.dumps(value, ensure_ascii=False, indent=1, default=as_text)
+    return json.dumps(without_secrets(value), ensure_ascii=False, indent=1, default=as_text)
 
 
 def utc_now() -> str:
@@ -48,6 +48,7 @@ class Record:
         self.mlflow: MlflowRun | None = None
         self.callbacks = []  # those that listen while the run trains, from `open_record`
         self.termination = None  # the callback that answers when the process is asked to end, from `start_record`
+        self.has_adapter = False  # what this process trained is saved
 
     def note(self, **facts):
         "Add facts to record.json."
@@ -78,9 +79,13 @@ class Record:
             facts["entries"] = entries
         self.note(**facts)
         if self.mlflow:
-            data = self.content.get("data", {})
-            names = ("fingerprint", "read", "kept", "train", "held_out")
-            self.mlflow.log_params({**config.model_dump(), **{f"data_{name}": data.get(name) for name in names}})
+            self.mlflow.log_params(self.tracked_params())
+
+    def tracked_params(self) -> dict:
+        "Collect what a tracker is told of settings and data."
+        data = self.content.get("data") or {}
+        names = ("fingerprint", "read", "kept", "train", "held_out")
+        return {**(self.content.get("params") or {}), **{f"data_{name}": data.get(name) for name in names}}
 
     def append_metrics(self, entry: dict):
         "Add a line to metrics.jsonl."
@@ -98,13 +103,22 @@ class Record:
         beside.rename(self.folder / "adapter")
         digest = hash_weights(self.folder / "adapter")
         self.note(adapter_sha256=digest)
+        self.has_adapter = True
         return digest
 
     def open_mlflow(self) -> MlflowRun | None:
         "Open the MLflow run that the record names, or return None where there is none."
-        run_id, params = self.content.get("mlflow_run_id"), self.content.get("params", {})
+        params, run_id = self.content.get("params") or {}, self.content.get("mlflow_run_id")
         if run_id:
-            return MlflowRun.open(tracking_uri(params["mlflow_tracking_uri"], params["output_dir"]), run_id)
+            names = ("mlflow_tracking_uri", "output_dir")
+            uri = tracking_uri(*(params.get(name, default_of(name)) for name in names))
+            return MlflowRun.open(uri, run_id, self.content.get("mlflow_waited", 0.0))
+
+    def note_tracking(self, run: MlflowRun):
+        "Note what MLflow missed, and for how long it was waited in vain."
+        known = self.content.get("mlflow_problems") or []
+        waited = {"mlflow_waited": round(run.waited, 1)} if run.waited else {}
+        self.note(mlflow_problems=list(dict.fromkeys([*known, *run.problems])), **waited)
 
     def close(self, status: str, error: str | None = None):
         "End a run that did not finish."
@@ -116,6 +130,7 @@ class Record:
         self.note(**facts)
         if self.mlflow:
             self.mlflow.finish(MLFLOW_STATUS[status])
+            self.note_tracking(self.mlflow)
 
 # %% ../../nbs/06_runs/02_record.ipynb #3b21109c
 def is_running(content: dict) -> bool:  # `content`: of record.json
@@ -152,6 +167,7 @@ def reopen_record(folder: Path) -> Record:
     "Open the record of a run that did not finish, to go on with it."
     record = Record(folder)
     _wait_for_end(record)
+    record.content.pop("mlflow_waited", None)
     for path in folder.glob(".*"):  # half written when the run was stopped
         if path.is_dir():
             shutil.rmtree(path)
@@ -184,6 +200,11 @@ def begin_record(
     if config.resume:
         return reopen_record(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(folder / "record.json", "x") as file:  # of two that begin in the same second, only one can
+            file.write("{}\n")
+    except FileExistsError:
+        raise LabError(f"{folder} holds a run already: start again, or name another place for the output.") from None
     record = Record(folder)
     write_atomic(folder / "config.yaml", config_to_yaml(config))
     facts = {"run_id": folder.name, "status": "running"}
@@ -199,11 +220,14 @@ def end_record(
     status: str,  # failed or interrupted
     error: str,
 ):
-    "Mark a run that did not finish, in its record and in MLflow."
+    "Mark a run that did not come to its end, in its record and in MLflow; what was finished stays so."
     record = Record(folder)
+    if record.content.get("status") == "finished":  # all was saved before something went wrong
+        status = "finished"
     record.note(status=status, error=error, ended=utc_now(), run_id=folder.name)
     if run := record.open_mlflow():
         run.finish(MLFLOW_STATUS[status])
+        record.note_tracking(run)
 
 # %% ../../nbs/06_runs/02_record.ipynb #8a5ee3ef
 def keep_extensions(record: Record, config: ExperimentConfig) -> dict[str, str]:  # path -> SHA-256

@@ -7,13 +7,12 @@ __all__ = ['changed_entries', 'rerun_settings', 'trace_distance', 'adapter_dista
            'finished_record']
 
 # %% ../../nbs/06_runs/08_rerun.ipynb #runs-rerun-imports
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 
 from ..common.errors import LabError
-from ..common.files import output_folder, project_root, read_json_lines, write_json
+from ..common.files import output_folder, read_json_lines, write_json
 from ..common.settings import CacheSettings, OutputSettings
 from ..config.load import config_from_yaml
 from ..config.schema import default_of
@@ -22,7 +21,7 @@ from ..experiment.extensions import load_extensions
 from ..models.checkpoints import check_model_name
 from ..models.presets import MODELS
 from .environment import environment_changes
-from .folders import read_record
+from .folders import kept_extensions, read_record
 from .record import to_json
 from ..tokens.prompts import PROMPTS
 
@@ -52,7 +51,7 @@ def rerun_settings(folder: Path) -> dict:
         raise LabError(f"Run {folder.name} is an evaluation: rerun is for trainings. "
                        "`llmlab evaluate` evaluates again.")
     settings = config_from_yaml(folder / "config.yaml").model_dump()
-    extensions = _kept_extensions(folder, record)
+    extensions = kept_extensions(folder)
     load_extensions(extensions)
     threads = settings["num_threads"] or record.get("environment", {}).get("torch_threads")
     settings |= {"extensions": extensions, "resume": None, "run_name": None, "num_threads": threads}
@@ -63,20 +62,6 @@ def rerun_settings(folder: Path) -> dict:
     if not path and not (preset and preset.package):
         settings["model_revision"] = record.get("model", {}).get("revision") or settings["model_revision"]
     return {name: value for name, value in settings.items() if value != default_of(name)}
-
-
-def _kept_extensions(folder, record):
-    "Find a record's own copies of its extensions, as paths from the project's root where they lie in it."
-    copies = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in (folder / "extensions").glob("*")}
-    paths, root = [], project_root()
-    for extension, digest in (record.get("extensions") or {}).items():
-        if digest not in copies:
-            raise LabError(f"Run {folder.name} has no copy of its extension {extension} in extensions/: "
-                           "without it the experiment cannot be run again.")
-        path = copies[digest]
-        is_inside = root and path.is_relative_to(root)
-        paths.append(str(path.relative_to(root) if is_inside else path))
-    return paths
 
 # %% ../../nbs/06_runs/08_rerun.ipynb #548dd1dc
 def trace_distance(original: Path, again: Path) -> dict:  # None for both where a record holds no trace

@@ -11,7 +11,7 @@ import importlib.util
 import os
 from typing import Iterator
 
-from ..common.errors import LabError
+from ..common.errors import LabError, first_line
 
 # %% ../../nbs/11_scale/01_ray.ipynb #ac09f677
 def require_ray(
@@ -56,7 +56,7 @@ def ray_session(
     try:
         ray.init(**options)
     except (ConnectionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise LabError(f"address={address}: no Ray answers there ({reason}). `ray start --head` starts one, "
                        "`ray status` shows it.") from None
     try:

@@ -195,7 +195,7 @@ def _note_error(folder, point, error):
     state = {"created": time.time(), "parameters": point, "run": None}
     if path.exists():
         state = json.loads(path.read_text(encoding="utf-8"))
-    reason = state.get("reason") or str(error).strip().splitlines()[-1]
+    reason = state.get("reason") or (str(error).strip() or type(error).__name__).splitlines()[-1]
     write_json(path, {**state, "status": "failed", "reason": reason})
 
 

@@ -141,6 +141,7 @@ def prepare_worker(
     callbacks = [EventWriter(workspace / "events.jsonl"), StopOnRequest(workspace / "stop")]
     trainer = make_trainer(config, model, prepared.tokenizer, train.examples, held_out.examples, folder, callbacks,
                            score)
+    trainer.origin = train.origin
     _check_processes(config, trainer)
     if config.eval_generate_steps:
         is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
@@ -252,7 +253,8 @@ class WorkersTrainer:
         if error.exists():
             raise LabError(json.loads(error.read_text(encoding="utf-8"))["error"])
         if failures or not (self.workspace / "result.json").exists():
-            text = str(failures[0]).strip() if failures else "they ended without a result"
+            text = str(failures[0]).strip() if failures else ""
+            text = text or "they ended without a result"
             reason = text.splitlines()[-1][:500]
             checkpoint = newest_checkpoint(self.folder / "checkpoints")
             name = checkpoint.name if checkpoint else "not there yet (save_strategy)"
@@ -336,8 +338,10 @@ def choose_trainer(
 ):  # LabTrainer or WorkersTrainer
     "Make a trainer that works in this process, or one whose work is done by `num_workers` others."
     if config.num_workers == 1:
-        return make_trainer(config, model, tokenizer, train.examples, held_out.examples, record.folder, callbacks,
-                            score_answers)
+        trainer = make_trainer(config, model, tokenizer, train.examples, held_out.examples, record.folder, callbacks,
+                               score_answers)
+        trainer.origin = train.origin
+        return trainer
     return WorkersTrainer(config, model, record.folder, record.content["data"]["fingerprint"], callbacks)
 
 

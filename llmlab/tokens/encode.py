@@ -34,7 +34,7 @@ from .truncation import Encoder, Fitted, fit_rows, make_encoder
 # %% ../../nbs/02_tokens/04_encode.ipynb #2e0c0346
 COUNTS = (
     "contexts_cut", "answers_cut", "turns_cut", "contexts_in_windows", "windows", "windows_without_answer",
-    "no_room_for_windows", "answers_elsewhere", "taken_whole",
+    "no_room_for_windows", "answers_elsewhere", "taken_whole", "answers_changed", "reasoning_left_out",
 )
 MAX_PLACES = 20  # rows named for each reason
 
@@ -356,6 +356,10 @@ class Encoded:
         examples = Examples(self.examples.table, stop)
         return replace(self, examples=examples, rows=self.rows.select(range(rows)), row_of=self.row_of[:stop])
 
+    def origin(self, number: int) -> str:
+        "Say where the row of an example comes from."
+        return self.rows[self.row_of[number]]["where"]
+
     def with_loss(self) -> Examples:
         "Return the examples that carry loss: all but the further windows of held-out contexts, which are only asked."
         from pyarrow.compute import list_value_length
@@ -416,6 +420,7 @@ class ExampleStream:
     "Examples of rows that come one after another; each pass reads the rows anew."
 
     ROWS_TOGETHER = 64  # tokenized at a time
+    origin = None  # its examples have no numbers by which to find their rows
 
     def __init__(self, rows: Iterable[dict], encoder: Encoder):
         self.rows = rows
@@ -423,6 +428,11 @@ class ExampleStream:
         self.tokens = TokenReport(encoder.max_length)
         self.passes = 0
         self.examples = self  # as `Encoded` has them
+
+    def set_epoch(self, epoch: int):
+        "Choose the pass, and by that the order of the rows, where those are shuffled."
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Example]:
         report = TokenReport(self.encoder.max_length) if self.passes else self.tokens

@@ -292,18 +292,28 @@ def fit_rows(
     spans = [spans for parts in turns for _, spans in parts]
     drafts = iter(tokenize_all(spans, encoder.tokenizer, chat=encoder.prompt.chat, offsets=offsets))
     results = []
-    for token, parts in zip(_smuggled(rows, encoder), turns):
+    for row, token, parts in zip(rows, _smuggled(rows, encoder), turns):
         row_drafts = [next(drafts) for _ in parts]
         whole = row_drafts[-1]
         if token:
             reason = f"the text holds the special token {token}, which a chat template would take for its own"
             results.append(Fitted([], len(whole.input_ids), reason=reason))
             continue
-        fitted = [_fit(row, draft, encoder) for (row, _), draft in zip(parts, row_drafts)]
+        fitted = [_fit(turn, draft, encoder) for (turn, _), draft in zip(parts, row_drafts)]
         if encoder.held_out and fitted[-1].reason:
             fitted = [Fitted([whole], len(whole.input_ids), Counter(taken_whole=1))]
         results.append(_together(fitted))
+        results[-1].counts.update(_changes(row, parts, encoder))
     return results
+
+
+def _changes(row, parts, encoder):
+    "Count what a prompt does not write of a row as it stands in the data: an answer's white space, or its reasoning."
+    written = "".join(span.text for _, spans in parts for span in spans if span.role == "answer")
+    earlier = row.get("history") or [] if encoder.learn_turns == "all" else []
+    turns = [row, *(turn for turn in earlier if turn.get("learn", True))]
+    lost = {"answers_changed": "answer", "reasoning_left_out": "reasoning"}
+    return Counter(name for name, column in lost.items() if any((turn.get(column) or "") not in written for turn in turns))
 
 
 def _smuggled(rows, encoder):
@@ -317,7 +327,7 @@ def _smuggled(rows, encoder):
     for row in rows:
         texts = [row.get(name) or "" for name in ("system", "input", "context")]
         for turn in [*(row.get("history") or []), row]:
-            texts += [turn.get("question") or "", turn.get("answer") or ""]
+            texts += [turn.get(name) or "" for name in ("question", "reasoning", "answer")]
         match = next(filter(None, map(pattern.search, texts)), None)
         tokens.append(match and match[0])
     return tokens

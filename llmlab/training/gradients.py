@@ -132,6 +132,8 @@ def compare_gradients(
     _fill_zeros(model)
     dtype = next(weight for weight in model.parameters() if weight.requires_grad).dtype
     one_by_one = Batcher("padded", 1, 1, batcher.pad_token_id)
+    if dtype == torch.float64:
+        model.set_experts_implementation("eager")  # torch multiplies matrices in groups in float32 at most
     with InFloat64() if dtype == torch.float64 else nullcontext():
         head = find_head(model)
         loss, gradients, sharing = step_gradients(model, head, batcher, examples)
