@@ -9,6 +9,7 @@ import pytest
 import bad_inputs
 from llmlab import LabError, make_config, make_trainer, prepare
 from llmlab.models.testing import save_tiny_checkpoint
+from llmlab.runs.parameters import check_names
 
 CASES = []
 for module in pkgutil.iter_modules(bad_inputs.__path__):
@@ -30,7 +31,9 @@ def tiny(tmp_path_factory):
 
 def begin(settings):
     "Do all that a run does before its first step."
-    experiment = prepare(make_config(settings))
+    config = make_config(settings)
+    check_names(config)
+    experiment = prepare(config)
     model = experiment.build_model()
     train, held_out = experiment.train, experiment.held_out
     make_trainer(

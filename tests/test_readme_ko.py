@@ -1,11 +1,12 @@
-"""README.ko.md says what README.md says: the same sections, commands and links, and only commands that there are."""
+"""What stands in both languages says the same: the same sections, commands and links, and only commands that there are."""
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llmlab.commands.cli import main
-from llmlab.config.schema import ExperimentConfig
+from llmlab.config.schema import ExperimentConfig, field_comments
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGLISH, KOREAN = "README.md", "README.ko.md"
@@ -42,6 +43,33 @@ def commands(text, program):
     """List the lines of code, in blocks or between backquotes, that call a program."""
     code = [line for _, body in FENCE.findall(text) for line in body.splitlines()] + re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
     return [re.sub(r"\s+#.*", "", line) for line in code if line.startswith(f"{program} ")]
+
+
+HOWTOS = sorted(path.name for path in (ROOT / "nbs" / "howto").glob("*.qmd"))
+
+
+@pytest.mark.parametrize("name", HOWTOS)
+@pytest.mark.parametrize("part", [headings, code_blocks, links])
+def test_each_howto_has_the_same_in_korean(name, part):
+    assert part(read(f"nbs/howto/{name}")) == part(read(f"nbs/ko/{name}"))
+
+
+@pytest.mark.parametrize("name", HOWTOS)
+def test_howtos_are_of_one_screen_and_name_commands_that_there_are(name):
+    text = read(f"nbs/howto/{name}")
+    assert len(text.splitlines()) <= 50
+    for line in commands(text, "llmlab"):
+        command = main.commands[line.split()[1]]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r" (--[\w-]+|-\w)(?= )", line)) <= options, line
+        assert set(re.findall(r" -p (\w+) ", line)) <= set(ExperimentConfig.model_fields), line
+
+
+def test_every_setting_has_its_meaning_in_korean():
+    korean = yaml.safe_load(read("llmlab/bundled/settings.ko.yaml"))
+    assert list(korean["sections"]) == list(field_comments())
+    assert set(korean["settings"]) == set(ExperimentConfig.model_fields)
+    assert all(re.search("[가-힣]", meaning) for name, meaning in korean["settings"].items())
 
 
 @pytest.mark.parametrize("part", [headings, code_blocks, links])

@@ -4,6 +4,7 @@ The notebooks go through nbdev's own processing, as in `nbdev_docs`; smalldocs t
 project while it works (an index of names, a sidebar), so all of it happens in a temporary copy.
 """
 import argparse
+import ast
 import json
 import os
 import re
@@ -18,6 +19,10 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r'(\]\(|href=\\")([^)"\\\s]+)')  # of Markdown, and of HTML inside a JSON string
 IMPORT = re.compile(r"^\s*(import|from)\s", re.MULTILINE)
+FOREIGN = re.compile(r"@import url\(https?:[^)]*\);?")  # a font or script from elsewhere: the site asks no other server
+TEST_CALLS = ("test_eq", "test_fail", "test_ne", "test_close", "test_is")
+STORY = ("01", "02", "03", "04", "05", "06")  # folders that tell it; the others are for reference
+FOUND_FIRST = ("settings.html", "howto/", "ko/", "index.html", "tour.html", "tutorials/", "train.html")  # by search
 EXPORT = re.compile(r"^(#\|\s*(exports?|exporti|exec_doc)\b|show_doc\()", re.MULTILINE)
 
 
@@ -86,8 +91,24 @@ def split_title(cell: dict) -> list[dict]:
     return [title, {**cell, "id": f"{cell.get('id', 'title')}-text", "source": "".join(lines[end:])}] if lines[end:] else [title]
 
 
+def is_test(cell: dict) -> bool:
+    "Say whether a cell only tests: it shows nothing, and ends in an assertion."
+    if cell["cell_type"] != "code" or cell.get("outputs"):
+        return False
+    source = "".join(cell["source"])
+    try:
+        statements = ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE)).body
+    except SyntaxError:
+        return False
+    last = statements[-1] if statements and not EXPORT.search(source) else None
+    if isinstance(last, (ast.For, ast.With)):
+        last = last.body[-1]
+    is_call = isinstance(last, ast.Expr) and isinstance(last.value, ast.Call)
+    return isinstance(last, ast.Assert) or is_call and getattr(last.value.func, "id", "") in TEST_CALLS
+
+
 def prepare_notebooks(notebooks: Path) -> None:
-    """Keep nbdev from losing introductions, and from running more than it needs.
+    """Keep nbdev from losing introductions, from running more than it needs, and from showing tests.
 
     It runs every cell that imports anything, and needs only the exported ones, and those that say `exec_doc`, whose tables and plots a page
     shows. The rest are examples and tests, which take time and rest on cells that it does not run.
@@ -97,21 +118,102 @@ def prepare_notebooks(notebooks: Path) -> None:
         notebook["cells"] = [part for cell in notebook["cells"] for part in split_title(cell)]
         for cell in notebook["cells"]:
             source = "".join(cell["source"])
-            if cell["cell_type"] == "code" and IMPORT.search(source) and not EXPORT.search(source):
+            if is_test(cell):
+                cell["source"] = f"#| include: false\n#| eval: false\n{source}"
+            elif cell["cell_type"] == "code" and IMPORT.search(source) and not EXPORT.search(source):
                 cell["source"] = f"#| eval: false\n{source}"
         path.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
 
 
+def write_settings(root: Path, notebooks: Path) -> None:
+    "Write the Settings page, in English and in Korean: a heading and an anchor for each setting, made from the configuration."
+    from llmlab.config.schema import FIRST, default_of, field_comments
+
+    korean = yaml.safe_load((root / "llmlab" / "bundled" / "settings.ko.yaml").read_text(encoding="utf-8"))
+    pages = {
+        notebooks / "settings.qmd": (
+            "Settings", "Every setting by its name, with its default and what it is for.",
+            "Write them in the first cell of [the train notebook](train.ipynb), as `-p NAME VALUE` on a command line, or in "
+            "a YAML file (`-f FILE`). Names are those of transformers, peft and bitsandbytes where these have one. What you "
+            "change first is marked ●.", "default"),
+        notebooks / "ko" / "settings.qmd": (
+            "설정", "모든 설정의 이름과 기본값, 그리고 쓰임새.",
+            "[학습 노트북](../train.ipynb)의 첫 셀에 적거나, 명령줄에서 `-p 이름 값`으로, 또는 YAML 파일(`-f 파일`)로 줍니다. "
+            "이름은 transformers, peft, bitsandbytes에 있는 것을 그대로 씁니다. 먼저 바꾸어 볼 설정에는 ●를 붙였습니다.", "기본값"),
+    }
+    for path, (title, description, introduction, default) in pages.items():
+        is_korean = path.parent.name == "ko"
+        lines = ["---", f"title: {title}", f"description: {description}", "toc-depth: 2", "---", "", introduction, ""]
+        for section, comments in field_comments().items():
+            lines += [f"## {korean['sections'][section] if is_korean else section}", ""]
+            for name, comment in comments.items():
+                meanings = [comment, korean["settings"][name]]
+                first, second = reversed(meanings) if is_korean else meanings
+                mark = " ●" if name in FIRST else ""
+                lines += [f"### {name} {{#{name}}}", "", f"{first}. {default}: `{default_of(name)!r}`{mark}", "",
+                          f"[{second}]{{.other-language}}", ""]
+        path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def switch_languages(notebooks: Path) -> None:
+    "Lead from each page that there is in both languages to the same page in the other."
+    for korean in sorted((notebooks / "ko").glob("*.qmd")):
+        english = notebooks / ("" if korean.stem in ("settings", "index") else "howto") / korean.name
+        here, there = os.path.relpath(korean, english.parent), os.path.relpath(english, korean.parent)
+        for path, link in ((english, f"[한국어]({here})"), (korean, f"[English]({there})")):
+            if path.is_file():
+                front, end, text = path.read_text(encoding="utf-8").partition("\n---\n")
+                path.write_text(f"{front}{end}\n::: {{.languages}}\n{link}\n:::\n{text}", encoding="utf-8")
+
+
 def write_sidebar(notebooks: Path) -> None:
-    "Write the site's navigation: the notebooks that one runs, then the chapters of each folder in the order of their numbers."
-    contents = ["index.ipynb", "train.ipynb", "evaluate.ipynb", "compare.ipynb", "tutorials/add_your_own.ipynb"]
-    contents += [path.name for path in sorted(notebooks.glob("[0-9]*.ipynb")) if path.name < "01"]
-    for folder in sorted(path for path in notebooks.glob("[0-9]*_*") if path.is_dir()):
-        title = folder.name.partition("_")[2].replace("_", " ").capitalize()
-        contents.append({"section": title, "contents": [f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.ipynb"))]})
-    contents += [path.name for path in sorted(notebooks.glob("[0-9]*.ipynb")) if path.name >= "01"]
-    sidebar = {"website": {"sidebar": {"contents": contents}}}
+    "Write the site's navigation by what one comes for: to start, to do something, to look something up, to understand."
+    def pages(pattern):
+        return [str(path.relative_to(notebooks)) for path in sorted(notebooks.glob(pattern))]
+
+    def chapters(numbers):
+        folders = [path for path in sorted(notebooks.glob("[0-9]*_*")) if path.is_dir() and (path.name[:2] in STORY) == numbers]
+        return [{"section": path.name.partition("_")[2].replace("_", " ").capitalize(), "contents": pages(f"{path.name}/*.ipynb")}
+                for path in folders]
+
+    order = ["index", "my_csv", "reading", "conversations", "four_bit", "fits", "compare", "sweep", "serve", "reproduce", "several_gpus", "settings"]
+
+    def howtos(folder):
+        written = pages(f"{folder}/*.qmd")
+        listed = [f"{folder}/{name}.qmd" for name in order]
+        return [page for page in listed if page in written] + [page for page in written if page not in listed]
+
+    contents = [
+        {"section": "Start", "contents": [*pages("index.ipynb"), *pages("00*.ipynb"), *pages("train.ipynb"), *pages("evaluate.ipynb"),
+                                          *pages("compare.ipynb")]},
+        {"section": "How to", "contents": [*howtos("howto"), *pages("tutorials/*.ipynb")]},
+        {"section": "한국어", "contents": howtos("ko")},
+        *pages("settings.qmd"),
+        {"section": "Gallery", "contents": ["records/index.qmd", *[page for page in pages("[1-9]*.ipynb")]]},
+        {"section": "How it works", "contents": chapters(True)},
+        {"section": "API", "contents": chapters(False)},
+    ]
+    sidebar = {"website": {"sidebar": {"contents": contents, "collapse-level": 1}}}
     (notebooks / "sidebar.yml").write_text(yaml.safe_dump(sidebar, allow_unicode=True, sort_keys=False), encoding="utf-8")
+
+
+def order_search(site: Path) -> None:
+    "Let search find settings and how-tos before the code that is behind them."
+    path = site / "search.json"
+    entries = json.loads(path.read_text(encoding="utf-8"))
+
+    def place(entry):
+        return next((number for number, start in enumerate(FOUND_FIRST) if entry["href"].startswith(start)), len(FOUND_FIRST))
+
+    path.write_text(json.dumps(sorted(entries, key=place), ensure_ascii=False), encoding="utf-8")
+
+
+def ask_nobody(site: Path) -> None:
+    "Take out what would be fetched from another server."
+    for path in (site / "site_libs").rglob("*.css"):
+        css = path.read_text(encoding="utf-8")
+        if FOREIGN.search(css):
+            path.write_text(FOREIGN.sub("", css), encoding="utf-8")
 
 
 def process_notebooks(copy: Path) -> Path:
@@ -157,7 +259,7 @@ def mend_links(processed: Path, names: dict[str, str], settings) -> None:
     from llmlab.commands.cli import main
 
     site = f"{settings['doc_host']}{settings['doc_baseurl']}".rstrip("/") + "/"
-    for path in processed.rglob("*.ipynb"):
+    for path in (path for pattern in ("*.ipynb", "*.qmd") for path in processed.rglob(pattern)):
         depth = "../" * (len(path.relative_to(processed).parts) - 1)
 
         def mend(match):
@@ -185,6 +287,8 @@ def build(root: Path = ROOT) -> list[str]:
             shutil.copytree(root / name, copy / name, ignore=ignore)
         shutil.copy(root / "settings.ini", copy)
         records = write_records(root, copy / "nbs")
+        write_settings(root, copy / "nbs")
+        switch_languages(copy / "nbs")
         prepare_notebooks(copy / "nbs")
         processed = process_notebooks(copy)
         from nbdev.config import get_config
@@ -193,6 +297,8 @@ def build(root: Path = ROOT) -> list[str]:
         settings = get_config()
         mend_links(processed, name_pages(processed), settings)
         site = render(processed, quiet=True)
+        order_search(site.out)
+        ask_nobody(site.out)
         output = root / settings.doc_path.name
         shutil.rmtree(output, ignore_errors=True)
         os.chdir(root)
@@ -208,6 +314,8 @@ def main() -> int:
     parser.add_argument("--for-quarto", action="store_true",
                         help="only make nbs/ ready for nbdev_docs, IN PLACE: meant for a throw-away checkout")
     if parser.parse_args().for_quarto:
+        write_settings(ROOT, ROOT / "nbs")
+        switch_languages(ROOT / "nbs")
         prepare_notebooks(ROOT / "nbs")
         write_sidebar(ROOT / "nbs")
         print(f"nbs/ is ready for nbdev_docs, with {write_records(ROOT, ROOT / 'nbs')} records.")

@@ -104,7 +104,7 @@ class Batcher:
 # %% ../../nbs/03_batching/05_batcher.ipynb #72715761
 def batch_mode(model, batch: dict):
     "Let the model attend as a batch wants it, forward and backward."
-    return forest_mode(model) if "pack" in batch else nullcontext()
+    return forest_mode(model, batch["pack"]) if "pack" in batch else nullcontext()
 
 # %% ../../nbs/03_batching/05_batcher.ipynb #51892716
 EVAL_CHUNK_EXAMPLES = 256  # of an eval set, that are cut into passes together

@@ -59,7 +59,7 @@ CPU_SLICE_BYTES = 2**21  # of logits at a time under a frozen head on a CPU: wha
 def loss_of_answers(
     model,  # peft.PeftModel, possibly wrapped for distributed training
     head,  # its lm_head, from `find_head`; None to let the model compute the logits
-    batch: dict,  # a Pack under "pack", in forest mode; or input_ids, attention_mask, labels: (examples, length)
+    batch: dict,  # a Pack under "pack", under way in forest mode; or input_ids, attention_mask, labels: (examples, length)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # sum of the loss over supervised tokens, and their number
     "Compute the loss of a batch on its supervised tokens."
     inputs, positions, targets = _read_batch(model, batch)
@@ -131,7 +131,10 @@ def find_head(model):  # torch.nn.Module, or None
         input_ids = torch.arange(4, device=model.device)[None]
         output = model.eval()(input_ids=input_ids, use_cache=False, output_hidden_states=True)
         hook.remove()
-        from_hidden = 1000 * head(output.hidden_states[-1])
+        try:
+            from_hidden = 1000 * head(output.hidden_states[-1])
+        except RuntimeError:  # of another width: something stands between the two
+            from_hidden = torch.zeros_like(loud[0])
         same = torch.equal(output.logits, loud[0]) and torch.allclose(from_hidden, loud[0], rtol=1e-3)
     model.train(training)
     return head if same else None

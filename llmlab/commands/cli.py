@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['takes_output_dir', 'takes_output', 'takes_dtype', 'Command', 'say', 'Commands', 'main', 'read_notebook',
            'run_notebook', 'checked_config', 'settings_help', 'train', 'evaluate', 'resume', 'rerun', 'verify_lines',
-           'compare', 'LiveTable', 'sweep', 'preview', 'plan', 'check_gradients', 'merge', 'export', 'chat', 'presets',
-           'ui']
+           'compare', 'sync', 'LiveTable', 'sweep', 'preview', 'plan', 'check_gradients', 'merge', 'export', 'chat',
+           'presets', 'ui']
 
 # %% ../../nbs/12_commands/01_cli.ipynb #commands-cli-imports
 import json
@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 
 import click
-import yaml
 
 from ..common.display import text_table
-from ..common.errors import LabError, fault_advice, plain
-from ..common.files import find_path, project_root, trusted
+from ..common.errors import LabError, brief, fault_advice, plain
+from ..common.files import find_path, project_root, read_text, trusted
+from ..common.settings import read_yaml
 from ..config.arguments import read_settings, takes_parameters
 from ..config.schema import ExperimentConfig, default_of, field_comments
 from ..runs.folders import find_run, fresh_folder, run_folder
@@ -266,6 +266,24 @@ def compare(runs, source, mlflow_tracking_uri, notebook, output_dir):
                       "mlflow_tracking_uri": mlflow_tracking_uri}
         sys.exit(run_notebook("compare.ipynb", parameters))
 
+# %% ../../nbs/12_commands/01_cli.ipynb #cli-sync
+@main.command()
+@click.argument("run", required=False)
+@takes_output_dir
+def sync(run, output_dir):
+    "Send MLflow what it missed of a RUN (id, beginning of one, folder, latest), or of all that it missed something of."
+    from llmlab.runs.sync import sync_run, unsynced_runs
+
+    folders = [find_run(run, output_dir)] if run else unsynced_runs(output_dir)
+    problems = []
+    for folder in folders:
+        missed = sync_run(folder)
+        say(f"{folder.name}: {missed[0] if missed else 'sent'}")
+        problems += missed
+    if not folders:
+        say("MLflow has missed nothing.")
+    sys.exit(int(bool(problems)))
+
 # %% ../../nbs/12_commands/01_cli.ipynb #dc9f8e83
 class LiveTable:
     "Show the trials of a sweep: redrawn in place on a terminal, else a line for each change."
@@ -329,11 +347,13 @@ def _sweep_definition(file, settings, options):
 
     definition = {"parameters": {}}
     if file:
-        definition.update({"name": Path(file).stem, **read_settings(Path(file).read_text(encoding="utf-8"))})
+        definition |= {"name": Path(file).stem, **read_settings(read_text(file, "FILE"), file)}
+    if not isinstance(definition["parameters"], dict):
+        raise LabError(f"{file}: parameters: {brief(definition['parameters'])} is no mapping: write {{name: [values]}}.")
     for name, value in options.items():
         if value is not None:
             is_yaml = name in ("scheduler", "resources_per_trial")
-            definition[name] = yaml.safe_load(value) if is_yaml else value
+            definition[name] = read_yaml(value, f"--{name.split('_')[0]}") if is_yaml else value
     values = {name: split_values(value) if isinstance(value, str) else value for name, value in settings.items()}
     return {**definition, "parameters": {**definition["parameters"], **values}}
 

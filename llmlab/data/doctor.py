@@ -84,7 +84,7 @@ def row_checks(tokenizer) -> list[Check]:
               "Write these rows anew from their source, as UTF-8.",
               lambda row, text: _broken(text), "serious"),
         Check("hold Hangul in pieces (NFD), which becomes other tokens than what people type",
-              'Save the file in NFC: unicodedata.normalize("NFC", text).',
+              "Leave compose_hangul at true, which puts it together.",
               lambda row, text: _PIECES.search(text), "serious"),
         Check("hold control characters or invisible ones", "Delete these characters.",
               lambda row, text: _HIDDEN.search(text)),

@@ -59,12 +59,13 @@ def store_splits(splits: list[OpenSplit], cache_dir: str | None) -> RowStore:
     dataset = store_rows(chain.from_iterable(streams), cache_dir)
     store = RowStore(splits, dataset, *index.arrays())
     halves = store.digest.view("u8")[::2]  # eight bytes tell rows apart as well as sixteen
+    told_apart_by = {"repeat another exactly; they are kept, on the same side of the split": halves,
+                     "have the id of another; they are kept, and their samples look alike": numpy.array(index.identity)}
     for split in splits:
-        contents = halves[store.split == split.index]
-        repeated = len(contents) - len(numpy.unique(contents))
-        if repeated:
-            split.report.notes.append(f"{repeated:,} rows of {split.report.name} repeat another exactly; "
-                                      "they are kept, on the same side of the split")
+        for what, keys in told_apart_by.items():
+            own = keys[store.split == split.index]
+            if repeated := len(own) - len(numpy.unique(own)):
+                split.report.notes.append(f"{repeated:,} rows of {split.report.name} {what}")
     return store
 
 # %% ../../nbs/01_data/06_load.ipynb #bb3adce7

@@ -465,6 +465,7 @@ class RowIndex:
     digest: bytearray = field(default_factory=bytearray)  # 16 bytes a row
     split: array = field(default_factory=lambda: array("H"))
     is_eval: array = field(default_factory=lambda: array("B"))  # 1: held out by its source, or of eval_dataset
+    identity: array = field(default_factory=lambda: array("q"))  # hash of the row's id
 
     def watch(self, rows: typing.Iterable[dict], split: int, is_eval: bool):
         "Pass rows through, and remember them."
@@ -473,6 +474,7 @@ class RowIndex:
             self.digest += row_digest(row)
             self.split.append(split)
             self.is_eval.append(is_eval)
+            self.identity.append(hash(row["id"]))
             yield row
 
     def arrays(self) -> tuple:

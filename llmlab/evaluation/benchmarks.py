@@ -68,9 +68,14 @@ def run_lm_eval(
 
     names, manager = found
     options = {"task_manager": manager, "limit": settings.lm_eval_limit, "log_samples": False}
-    with eval_mode(model):
-        scorer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.per_device_eval_batch_size)
-        results = _answered(names, simple_evaluate, model=scorer, tasks=names, **options)["results"]
+    habits = model.generation_config
+    stops, habits.stop_strings = habits.stop_strings, None  # a task has its own, and lm-eval hands over no tokenizer
+    try:
+        with eval_mode(model):
+            scorer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.per_device_eval_batch_size)
+            results = _answered(names, simple_evaluate, model=scorer, tasks=names, **options)["results"]
+    finally:
+        habits.stop_strings = stops
     return _flatten(results)
 
 

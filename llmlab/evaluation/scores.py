@@ -7,11 +7,13 @@ __all__ = ['normalize_answer', 'korquad_score', 'korquad_scores', 'chrf_score', 
            'choice_score']
 
 # %% ../../nbs/05_evaluation/01_scores.ipynb #evaluation-scores-imports
-import json
 import re
 import string
 from collections import Counter
 from pathlib import Path
+
+from ..common.files import parse_json, read_text
+from ..data.rows import compose_hangul
 
 # %% ../../nbs/05_evaluation/01_scores.ipynb #a14c2ebc
 _QUOTATION = {ord(mark): " " for mark in "'\"《》<>〈〉()‘’"}
@@ -20,7 +22,7 @@ _PUNCTUATION = {ord(mark): None for mark in string.punctuation}
 
 def normalize_answer(text: str) -> str:
     "Normalise an answer as the KorQuAD 1.0 script does."
-    return " ".join(text.translate(_QUOTATION).lower().translate(_PUNCTUATION).split())
+    return " ".join(compose_hangul(text).translate(_QUOTATION).lower().translate(_PUNCTUATION).split())
 
 # %% ../../nbs/05_evaluation/01_scores.ipynb #7a2178a7
 def korquad_score(
@@ -52,7 +54,7 @@ def korquad_scores(
 ) -> dict[str, float]:  # exact_match and f1, in percent
     "Score a whole file as the official script does: a question without an answer scores 0 and counts."
     if isinstance(dataset, (str, Path)):
-        dataset = json.loads(Path(dataset).read_text(encoding="utf-8"))
+        dataset = parse_json(read_text(dataset, "dataset"), f"dataset={Path(dataset).name}")
     articles = dataset["data"] if isinstance(dataset, dict) else dataset
     paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
     questions = [question for paragraph in paragraphs for question in paragraph["qas"]]
@@ -68,7 +70,8 @@ def chrf_score(prediction: str, answers: list[str]) -> dict[str, float]:
     "Compute chrF2 of an answer against the best of the expected ones, 0 to 1 (Popović 2015, as in sacrebleu)."
     from sacrebleu.metrics import CHRF
 
-    return {"chrf": CHRF().sentence_score(prediction, answers).score / 100}
+    texts = [compose_hangul(text) for text in (prediction, *answers)]
+    return {"chrf": CHRF().sentence_score(texts[0], texts[1:]).score / 100}
 
 # %% ../../nbs/05_evaluation/01_scores.ipynb #73e30fe4
 def rouge_score(prediction: str, answers: list[str]) -> dict[str, float]:
@@ -83,7 +86,7 @@ def rouge_score(prediction: str, answers: list[str]) -> dict[str, float]:
 
 def _words(text):
     "Split a text into words, in lower case and without punctuation."
-    return re.sub(r"[\W_]+", " ", text.lower()).split()
+    return re.sub(r"[\W_]+", " ", compose_hangul(text).lower()).split()
 
 
 def _subsequence_f1(predicted, expected):
@@ -107,7 +110,7 @@ def exact_match_score(prediction: str, answers: list[str]) -> dict[str, float]:
 
 def _plain(text):
     "Write a text in lower case, with single spaces, and without a full stop at its end."
-    return " ".join(text.lower().split()).removesuffix(".").strip()
+    return " ".join(compose_hangul(text).lower().split()).removesuffix(".").strip()
 
 # %% ../../nbs/05_evaluation/01_scores.ipynb #f3895b3c
 def choice_score(prediction: str, answers: list[str]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from ..batching.alone import CANNOT_TAKE_PACKS
 from ..batching.batcher import choose_pack_tokens, choose_target_tokens
 from ..common.device import has_gpu
 from ..common.display import show_table
@@ -127,7 +128,7 @@ def make_plan(
     passes = find_passes(config, work)
     try:
         trace = trace_run(config, blueprint, passes)
-    except (NotImplementedError, TypeError, ValueError, RuntimeError, IndexError) as error:  # as in `forest_problem`
+    except CANNOT_TAKE_PACKS as error:
         reason = first_line(error)
         if config.batching == "padded":
             raise LabError(f"{blueprint.name} ({blueprint.architecture.model_type}) cannot be planned: what it computes "
@@ -140,13 +141,24 @@ def make_plan(
     gc.collect()
     framework = 0 if has_gpu() else psutil.Process().memory_info().rss
     plan = Plan(config, blueprint, trace, work, passes, memory_at_hand(), framework)
-    if plan.steps:
-        work.note = f"{work.note} {idle_remark(config, plan.steps)}".strip()
+    idle = idle_remark(config, plan.steps) if plan.steps else ""
+    work.note = " ".join(filter(None, [work.note, idle, *_size_remarks(config, work)]))
     if knobs:
         plan.knobs = try_knobs(plan)
     if probe and plan.fits:
         plan.seconds = run_seconds(plan)
     return plan
+
+
+def _size_remarks(config: ExperimentConfig, work: Work) -> Iterator[str]:
+    "Say which sizes the data are too few, or too long, for."
+    if work.rows and examples_per_step(config) > work.rows:
+        yield (f"A step asks for {examples_per_step(config):,} examples and there are {work.rows:,}: each takes them "
+               "all (per_device_train_batch_size, gradient_accumulation_steps).")
+    longer = sum(length > (config.pack_tokens or math.inf) for length in work.lengths)
+    if longer:
+        yield (f"{longer / len(work.lengths):.0%} of the examples are longer than pack_tokens={config.pack_tokens}: "
+               "these are passes of their own.")
 
 # %% ../../nbs/09_experiment/05_plan.ipynb #a0cc6df8
 def run_seconds(plan: Plan) -> float | None:  # None: for a stream without max_steps
@@ -164,8 +176,8 @@ def count_evaluations(plan: Plan) -> int:
     "Count how often the eval set is gone through: before training, during it, and at its end."
     config = plan.config
     if config.eval_strategy == "epoch":
-        epochs = plan.steps * examples_per_step(config) / max(1, plan.work.rows or 0)
-        return 1 + math.ceil(epochs)
+        steps_an_epoch = math.ceil(plan.work.rows / examples_per_step(config)) if plan.work.rows else plan.steps
+        return 1 + math.ceil(plan.steps / steps_an_epoch)
     if config.eval_strategy == "steps":
         return 1 + plan.steps // (config.eval_steps or config.logging_steps)
     return 2

@@ -51,12 +51,13 @@ class Prepared:
     def choices(self) -> str:
         "Say in a line what was left open and what it came to."
         config = self.config
-        trained = "all trained"
+        weights, trained = f"{config.dtype} weights", "all trained"
         if config.fp16 or config.bf16:
-            trained += f", computed with in {'float16' if config.fp16 else 'bfloat16'}"
+            weights += f", computed with in {'float16' if config.fp16 else 'bfloat16'}"
         if config.use_peft:
             trained = f"LoRA on {config.target_modules}"
-        return f"task {config.task}, prompt {config.prompt}, {config.dtype} weights, {trained}"
+        day = f", chat template of {config.template_day}" if config.template_day else ""
+        return f"task {config.task}, prompt {config.prompt}{day}, {weights}, {trained}"
 
     def show_tokens(self):  # an object that Jupyter shows as a table
         "Show how long examples are, and what was cut or dropped."

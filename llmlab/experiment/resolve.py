@@ -17,6 +17,7 @@ from ..data.load import Data
 from ..evaluation.tasks import choose_task, find_task
 from ..models.adapters import choose_targets
 from ..models.checkpoints import Checkpoint, choose_dtype, master_weights
+from ..models.clock import choose_day
 from ..tokens.prompts import choose_prompt, find_prompt
 from ..training.trainer import training_arguments
 
@@ -31,11 +32,12 @@ def open_choices(config: ExperimentConfig, data: Data, checkpoint: Checkpoint) -
     task = choose_task(config.task, data)
     choices = {"task": task, "prompt": choose_prompt(config.prompt, checkpoint.preset), "dtype": dtype}
     choices["num_threads"] = config.num_threads or torch.get_num_threads()
+    choices["template_day"] = choose_day(checkpoint.path, find_prompt(choices["prompt"]).chat, config)
     if task != "auto":
         choices["max_new_tokens"] = config.max_new_tokens or find_task(task).max_new_tokens
     if config.use_peft:
         choices["target_modules"] = choose_targets(config.target_modules, checkpoint)
-    else:
+    if not config.use_peft or config.modules_to_save:  # see `master_weights`
         choices |= {"fp16": config.fp16, "bf16": config.bf16}
     if config.load_in_4bit:
         choices["bnb_4bit_compute_dtype"] = config.bnb_4bit_compute_dtype or dtype
@@ -49,7 +51,7 @@ def open_choices(config: ExperimentConfig, data: Data, checkpoint: Checkpoint) -
 def resolve_config(config: ExperimentConfig, data: Data, checkpoint: Checkpoint) -> ExperimentConfig:
     "Replace what was left open by what it comes to; raise a `LabError` where model and settings do not go together."
     resolved = make_config({**config.model_dump(), **open_choices(config, data, checkpoint)})
-    if checkpoint.context_length and config.max_length > checkpoint.context_length:
+    if checkpoint.context_length is not None and config.max_length > checkpoint.context_length:
         raise LabError(f"max_length={config.max_length}: {checkpoint.name} reads at most "
                        f"{checkpoint.context_length} tokens: lower max_length.")
     training_arguments(resolved, "unused")  # raises where transformers refuses them

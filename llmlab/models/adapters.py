@@ -27,7 +27,8 @@ def block_layers(model) -> dict:  # name -> layer
 
     lm_head = model.get_output_embeddings()
     kinds = (torch.nn.Linear, Conv1D)
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds) and layer is not lm_head}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds) and layer is not lm_head}
+    return {name: layer for name, layer in layers.items() if not hasattr(layer, "n_groups")}  # in groups: no plain product
 
 
 def linear_layers(model) -> list[str]:
@@ -184,12 +185,17 @@ def _adapt(model, options):
     except Exception as error:  # of any kind: it checks little by itself
         if "memory" in str(error):
             raise
-        barred = re.findall(r"'(\w+)'", str(error).partition("Incompatible modules:")[2])  # in Mamba and its like
-        way_out = "Change lora_args, or the setting that it names"
+        family, barred = model.config.model_type, _barred_layers(error)
         if barred:
-            way_out = f"Set target_modules=[{', '.join(kind for kind in kinds if kind not in barred)}]"
-        raise LabError(f"peft refuses these settings of LoRA ({type(error).__name__}: {first_line(error)}). {way_out}; "
-                       f"linear layers of {model.config.model_type}: {', '.join(kinds)}.") from None
+            raise LabError(f"LoRA cannot go on {', '.join(barred)} of {family}, as peft says, for layers of Mamba: set "
+                           f"target_modules=[{', '.join(kind for kind in kinds if kind not in barred)}].") from None
+        raise LabError(f"peft refuses these settings of LoRA ({type(error).__name__}: {first_line(error)}). Change "
+                       f"lora_args, or what it names; linear layers of {family}: {', '.join(kinds)}.") from None
+
+
+def _barred_layers(error):
+    "Read the layers of Mamba that peft does not touch from its error."
+    return sorted(re.findall(r"'(\w+)'", str(error).partition("Incompatible modules:")[2]))
 
 
 def _is_asked(layer, targets):
@@ -271,5 +277,11 @@ def add_tokens(
 
 def grow_embeddings(model, tokenizer):
     "Give a model a row for every token; to be called before an adapter with new tokens is loaded."
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    import torch
+
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.no_grad():
+            for table in {model.get_input_embeddings(), model.get_output_embeddings()}:
+                table.weight[rows:] = table.weight[:rows].mean(0)  # not what chance left there

@@ -26,6 +26,7 @@ from ..common.errors import LabError, brief, closest, label
 from ..common.files import find_path, trusted
 from ..common.settings import ModelSettings, TokenizerSettings, WeightSettings, takes_settings
 from .experts import model_notes
+from .clock import with_day
 from .presets import MODELS, ModelPreset, architecture_config, find_model_preset
 from .reader import PICKLE_PROBLEM, check_adapter, check_folder, check_tokenizer, reading
 from .reader import read_habits, read_object, read_settings
@@ -37,7 +38,7 @@ def check_model_name(model: str | dict) -> tuple[ModelPreset | None, Path | None
     address = preset.id if preset else model
     folder = None if preset and preset.package else find_path(address)
     if not folder and not re.fullmatch(r"[\w.\-]+/[\w.\-]+", address):
-        subject = f"model: id={address!r} is neither" if preset else f"model={address!r} is neither a preset nor"
+        subject = f"model: id={brief(address)} is neither" if preset else f"model={brief(address)} is neither a preset nor"
         hint = closest(address, MODELS)
         raise LabError(f"{subject} a folder nor a hub id (owner/name).{hint} Presets: {', '.join(MODELS)}.")
     return preset, folder
@@ -61,6 +62,7 @@ def load_config(folder: str | Path):  # transformers.PretrainedConfig
         else:
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         text = config.get_text_config(decoder=True)
+    text.return_dict = config.return_dict = True  # tuples have no names
     known = [kind for kind in (text, config) if type(kind) in MODEL_FOR_CAUSAL_LM_MAPPING]
     if not known or config.is_encoder_decoder:
         raise LabError(f"model: {file} is of a {config.model_type}, and that is no model that continues a text "
@@ -253,6 +255,7 @@ def load_tokenizer(
     if config:
         _check_rows(path, tokenizer, getattr(config.get_text_config(decoder=True), "vocab_size", None))
     tokenizer.add_tokens(settings.new_tokens)
+    tokenizer.chat_template = with_day(tokenizer.chat_template, settings.template_day)
     return tokenizer
 
 
@@ -304,7 +307,8 @@ def master_weights(config):  # llmlab.config.schema.ExperimentConfig, of which a
     import torch
 
     dtype = choose_dtype(config.dtype, config.fp16)
-    if config.use_peft or dtype.itemsize > 2:
+    lora_alone = config.use_peft and (config.load_in_4bit or config.load_in_8bit or not config.modules_to_save)
+    if lora_alone or dtype.itemsize > 2:
         return config
     half = {"bf16" if dtype == torch.bfloat16 else "fp16": True}
     return config.model_copy(update={"dtype": "float32", **({} if config.fp16 or config.bf16 else half)})
@@ -360,7 +364,8 @@ def load_base_model(
         options |= {"quantization_config": quantization, "device_map": {"": 0 if has_gpu() else "cpu"}}
     if only_text:
         options["key_mapping"] = TEXT_SIDE
-    with quiet_transformers(), reading(f"model: the weights in {path} cannot be loaded as {config.model_type}'s"):
+    what = f"model: the weights in {path} cannot be loaded as {config.model_type}'s"
+    with quiet_transformers(), reading(what, "Mend config.json, or get it and the weights again."):
         model, report = AutoModelForCausalLM.from_pretrained(path, **options)
     check_report(model, report, path, only_text)
     if only_text:

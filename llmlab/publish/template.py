@@ -58,9 +58,6 @@ def _field_template(field, form):
     "Write a field; `{field:.0}` shows nothing, and only decides whether its part is there."
     if form == ".0":
         return ""
-    if form:
-        raise LabError(f"The prompt formats {{{field}:{form}}}, which a chat template cannot: write {{{field}}}. "
-                       f"{ASKED_BY_THE_LAB}")
     return f"{{{{ {JINJA_VALUES[field]} }}}}"
 
 
@@ -85,14 +82,14 @@ def served_ids(
     return list(encoded["input_ids"])
 
 # %% ../../nbs/10_publish/00_template.ipynb #publish-template-plain
-WORDS = ("{% macro words(content) %}"  # what is said, where a server hands over a list of parts too
+WORDS = ("{% macro lab_words(content) %}"  # what is said, where a server hands over a list of parts too
          "{{ content if content is string else content | map(attribute='text') | join }}{% endmacro %}")
-SPLIT_SYSTEM = ("{% set has_lead = messages[0].role in ('system', 'developer') %}"
-                "{% set lead = words(messages[0].content) if has_lead else '' %}"
-                "{% set turns = messages[1:] if has_lead else messages %}"
-                "{% set texts = (documents or []) | map(attribute='text') | join('\\n\\n') %}")
-EACH_TURN = ("{% for message in turns %}{% set system = lead if loop.first else '' %}"
-             "{% set context = texts if loop.first else '' %}")
+SPLIT_SYSTEM = ("{% set lab_leads = 1 if messages[0].role in ('system', 'developer') else 0 %}"
+                "{% set lab_lead = lab_words(messages[0].content) if lab_leads else '' %}"
+                "{% set lab_turns = messages[lab_leads:] %}"
+                "{% set lab_context = (documents or []) | map(attribute='text') | join('\\n\\n') %}")
+EACH_TURN = ("{% for message in lab_turns %}{% set system = lab_lead if loop.first else '' %}"
+             "{% set context = lab_context if loop.first else '' %}")
 SYSTEM_FIRST = '{% if system %}{{ system }}{{ "\\n\\n" }}{% endif %}'  # where it has no place of its own
 ALTERNATE = ("{% if message.role != ('assistant' if loop.index0 % 2 else 'user') %}{{ raise_exception('After a system "
              "text, if any, a conversation is user and assistant in turns: so it was trained.') }}{% endif %}")
@@ -104,7 +101,7 @@ def _plain_template(prompt, tokenizer, begin, join):
     asked_count = 1 + max(number for number, role in enumerate(roles) if role != "marker")
     templates = [part_template(role, text) for role, text in prompt.parts]
     return "".join([
-        WORDS, SPLIT_SYSTEM, begin, EACH_TURN, ALTERNATE, "{% set content = words(message.content) %}",
+        WORDS, SPLIT_SYSTEM, begin, EACH_TURN, ALTERNATE, "{% set content = lab_words(message.content) %}",
         "{% if message.role == 'user' %}", f"{{% if not loop.first %}}{join}{{% endif %}}" if join else "",
         "" if _has_system(prompt) else SYSTEM_FIRST, *templates[:asked_count],
         "{% if add_generation_prompt or not loop.last %}", *templates[asked_count:-1], "{% endif %}",
@@ -117,9 +114,9 @@ def _has_system(prompt):
     return any("{system" in text for _, text in prompt.parts)
 
 # %% ../../nbs/10_publish/00_template.ipynb #publish-template-own
-ADD_TURN = ("{% set asked.messages = asked.messages + [dict(message, content=text)] %}"
-            "{% else %}{% set asked.messages = asked.messages + [message] %}{% endif %}"
-            "{% endfor %}{% set messages = asked.messages %}{% set documents = none %}")
+ADD_TURN = ("{% set lab_asked.messages = lab_asked.messages + [dict(message, content=text)] %}"
+            "{% else %}{% set lab_asked.messages = lab_asked.messages + [message] %}{% endif %}"
+            "{% endfor %}{% set messages = lab_asked.messages %}{% set documents = none %}")
 
 
 def _own_template(prompt, tokenizer, begin, join):
@@ -129,14 +126,16 @@ def _own_template(prompt, tokenizer, begin, join):
     row = {"question": "가", "system": "나", "answer": "다"}
     shows_system = Span("system", "나") in render(prompt, row, tokenizer)
     in_question = "" if shows_system or _has_system(prompt) else SYSTEM_FIRST
-    lead = "[dict(messages[0], role='system')] if lead else []" if shows_system and not _has_system(prompt) else "[]"
+    lead = "[]"
+    if shows_system and not _has_system(prompt):
+        lead = "[dict(messages[0], role='system')] if lab_lead else []"
     thinking = ("{% if enable_thinking is not defined %}"
                 f"{{% set enable_thinking = {str(prompt.thinking).lower()} %}}{{% endif %}}")
     return "".join([
         thinking if "enable_thinking" in own else "", WORDS, SPLIT_SYSTEM,
-        f"{{% set asked = namespace(messages={lead}) %}}", EACH_TURN,
+        f"{{% set lab_asked = namespace(messages={lead}) %}}", EACH_TURN,
         "{% if message.content and message.role in ('user', 'assistant') %}",
-        "{% set content = words(message.content) %}{% set text %}",
+        "{% set content = lab_words(message.content) %}{% set text %}",
         "{% if message.role == 'user' %}", in_question, *asked, "{% else %}", answer, "{% endif %}{% endset %}",
         ADD_TURN, begin, own,
     ])

@@ -10,9 +10,11 @@ __all__ = ['RECORD_LINES', 'ComparedRun', 'read_run', 'read_mlflow_run', 'find_r
            'plan_comparison']
 
 # %% ../../nbs/06_runs/09_compare.ipynb #runs-compare-imports
+import math
 import string
 import tempfile
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 import yaml
@@ -44,16 +46,29 @@ class ComparedRun:
         return "killed" if is_lost else status
 
 
-RECORD_LINES = ("metrics.jsonl", "samples.jsonl", "questions.jsonl")
+RECORD_LINES = {  # file -> what each of its lines has
+    "metrics.jsonl": "step", "samples.jsonl": "question", "questions.jsonl": "question",
+}
 
 
 def read_run(
     folder: Path,
     name: str | None = None,  # otherwise the folder's
 ) -> ComparedRun:
-    "Read a run from its folder."
-    lines = [read_json_lines(folder / file) for file in RECORD_LINES]
-    return ComparedRun(name or folder.name, read_record(folder), *lines)
+    "Read a run from its folder; of one that is damaged, only that it is."
+    name = name or folder.name
+    try:
+        return ComparedRun(name, read_record(folder), *(_lines(folder / file) for file in RECORD_LINES))
+    except LabError as error:
+        return ComparedRun(name, {"status": "damaged", "error": str(error)})
+
+
+def _lines(path):
+    "Read a file of a record; raise a `LabError` where a line lacks what each must have."
+    lines = read_json_lines(path)
+    if all(RECORD_LINES[path.name] in line for line in lines):
+        return lines
+    raise LabError(f"{path} is damaged (a line has no '{RECORD_LINES[path.name]}'): put it back from a copy.")
 
 # %% ../../nbs/06_runs/09_compare.ipynb #030f3dc1
 def read_mlflow_run(
@@ -144,7 +159,7 @@ def show_tables(tables: list[Table]):  # an object that Jupyter shows
     for table in tables:
         page.append(f"<h4>{table.title}</h4>")
         if table.note:
-            page.append(f"<p>{table.note}</p>")
+            page.append(f"<p>{escape(table.note)}</p>")
         if table.rows:
             page.append(html_table(table.rows, table.head))
     return HTML("".join(page))
@@ -155,13 +170,15 @@ def list_runs(runs: list[ComparedRun]) -> Table:
     rows = []
     for run in runs:
         params = run.record.get("params", {})
-        metrics = run.record.get("metrics") or {}
-        model, dataset = (label(params.get(name) or "") for name in ("model", "dataset"))
+        metrics = numbers(run.record.get("metrics") or {})
+        names = (params.get(name) or "" for name in ("model", "dataset"))
+        model, dataset = (label(name) if isinstance(name, (str, dict)) else str(name) for name in names)
         scores = [f"{name} {metrics[name]:.1f}" for name in main_scores(metrics)]
         loss = change(metrics, "eval_loss")
         time = duration(metrics.get("train_runtime"))
         rows.append([run.name, run.status, model, dataset, loss, ", ".join(scores), time])
-    return Table("Runs", ["run", "status", "model", "dataset", "held-out loss", "scores", "time"], rows)
+    head = ["run", "status", "model", "dataset", "held-out loss", "scores", "time"]
+    return Table("Runs", head, rows, "\n".join(run.record["error"] for run in runs if run.status == "damaged"))
 
 
 def main_scores(metrics: dict) -> list[str]:  # at most two names
@@ -179,7 +196,7 @@ def change(metrics: dict, name: str) -> str:
 
 def duration(seconds: float | None) -> str:
     "Write seconds as hours, minutes, seconds."
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return ""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
@@ -233,7 +250,7 @@ def _surroundings(record):
     environment, model, git = (record.get(name) or {} for name in ("environment", "model", "git"))
     facts = {"weights": (model.get("sha256") or "")[:16], **(environment.get("packages") or {})}
     facts |= {name: environment.get(name) for name in ("python", "cpu", "torch_threads", "gpu")}
-    return {**facts, "commit": (git.get("commit") or "")[:10]}
+    return {**facts, "commit": str(git.get("commit") or "")[:10]}
 
 # %% ../../nbs/06_runs/09_compare.ipynb #5637708a
 def confidence_interval(
@@ -358,7 +375,7 @@ def comparison_tables(runs: list[ComparedRun]) -> list[Table]:
     if len(runs) < 2:
         return [listed]
     rows = [[letter, *row] for letter, row in zip(letters(runs), listed.rows)]
-    named = Table(listed.title, ["", *listed.head], rows)
+    named = Table(listed.title, ["", *listed.head], rows, listed.note)
     return [named, *differences(runs), score_table(runs), paired_table(runs), measure_table(runs)]
 
 # %% ../../nbs/06_runs/09_compare.ipynb #0ed2a07f
@@ -419,8 +436,8 @@ def answer_table(
 
     rows = []
     for key in sorted(common, key=agreement)[:count]:
-        right = " / ".join(answers[0][key]["answers"])
-        rows.append([key[1], right, *(each[key]["after"] for each in answers)])
+        right = " / ".join(map(str, answers[0][key].get("answers") or []))
+        rows.append([key[1], right, *(each[key].get("after") for each in answers)])
     note = "no question was answered by all"
     if common:
         note = f"{len(rows)} of the {len(common)} questions that all answered"

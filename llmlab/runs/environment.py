@@ -47,10 +47,11 @@ def _cpu_name():
 # %% ../../nbs/06_runs/03_environment.ipynb #e1ccb02e
 def environment_changes(before: dict, now: dict) -> list[tuple]:  # name, before, now
     "List what differs between two descriptions of what surrounds an experiment: versions first."
-    pairs = [(name, before["packages"].get(name), version) for name, version in now["packages"].items()]
+    recorded = before.get("packages", {})
+    pairs = [(name, recorded.get(name), version) for name, version in now.get("packages", {}).items()]
     for name in ("python", "cpu", "cpu_capability", "torch_threads", "gpu", "platform"):
         if name in before:
-            pairs.append((name, before[name], now[name]))
+            pairs.append((name, before[name], now.get(name)))
     return [(name, recorded, current) for name, recorded, current in pairs if recorded != current]
 
 # %% ../../nbs/06_runs/03_environment.ipynb #3561d380

@@ -28,12 +28,13 @@ from ..evaluation.generation import eval_mode
 from ..evaluation.tasks import choose_task
 from ..experiment.extensions import load_extensions
 from ..models.checkpoints import choose_dtype, load_base_model, load_tokenizer, locate_model, make_quantization
+from ..models.clock import choose_day
 from .environment import describe_environment
 from .finished import FinishedRun, load_trained
 from .folders import find_run, fresh_folder, recorded_config, timestamped
 from .lifecycle import keep_notebook, session_notebook
 from .record import Record, begin_record, to_json, utc_now
-from ..tokens.prompts import choose_prompt
+from ..tokens.prompts import choose_prompt, find_prompt
 
 # %% ../../nbs/06_runs/10_evaluate.ipynb #8570d086
 def settings_of(
@@ -152,6 +153,7 @@ def settle(
     "Replace what was left open, task and prompt, by what it comes to."
     config = evaluation.config
     choices = {"task": choose_task(config.task, data), "prompt": choose_prompt(config.prompt, checkpoint.preset)}
+    choices["template_day"] = choose_day(checkpoint.path, find_prompt(choices["prompt"]).chat, config)
     evaluation.config = config.model_copy(update=choices)
     return evaluation.config
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..common.errors import LabError
 from ..common.files import read_json_lines
 from ..evaluation.tasks import TASKS, find_task
-from ..experiment.extensions import load_extensions
+from ..experiment.extensions import check_benchmarks, load_extensions
 from ..models.adapters import grow_embeddings
 from ..models.checkpoints import choose_dtype, load_base_model, load_tokenizer, locate_model, make_quantization
 from .folders import read_record, recorded_config
@@ -31,12 +31,13 @@ class FinishedRun:
         self._check()
         self.config = recorded_config(self.folder)
         load_extensions(self.config.extensions, recorded=True)
+        check_benchmarks(self.config.lm_eval_tasks, recorded=True)
         self.checkpoint = locate_model(self.config)
         self.tokenizer = load_tokenizer(self.checkpoint.path, self.config)
         self.prompt = find_prompt(self.record.get("entries", {}).get("prompt", self.config.prompt))
 
     def _check(self):
-        name, status = self.folder.name, self.record["status"]
+        name, status = self.folder.name, self.record.get("status", "of no known status")
         if status != "finished":
             raise LabError(f"Run {name} is {status}: only what a finished run trained can be used. "
                            "Resume or repeat it first.")
@@ -79,5 +80,8 @@ def load_trained(
         base = base.dequantize(torch.float32)
     if float32:
         base = base.to(torch.float32)
-    grow_embeddings(base, run.tokenizer)
-    return PeftModel.from_pretrained(base, run.weights).eval()
+    if config.new_tokens:
+        grow_embeddings(base, run.tokenizer)
+    with torch.random.fork_rng():  # PiSSA takes its start out of the base again, and may draw as it does
+        torch.manual_seed(config.seed)
+        return PeftModel.from_pretrained(base, run.weights).eval()

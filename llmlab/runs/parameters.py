@@ -18,7 +18,7 @@ from ..data.sources import check_dataset_name
 from ..evaluation.answers import load_questions
 from ..evaluation.benchmarks import find_benchmarks
 from ..evaluation.tasks import find_task
-from ..experiment.extensions import load_extensions
+from ..experiment.extensions import check_benchmarks, load_extensions
 from ..models.checkpoints import check_model_name
 from .compare import plan_comparison
 from .evaluate import plan_evaluation
@@ -72,6 +72,7 @@ class BadParameters(LabError, click.UsageError):
 def check_names(config: ExperimentConfig):
     "Load extensions, and look up every name; raise a `LabError` for one that is not known."
     load_extensions(config.extensions, recorded=True if config.resume else None)
+    check_benchmarks(config.lm_eval_tasks, recorded=bool(config.resume))
     check_model_name(config.model)
     for parameter in ("dataset", "eval_dataset"):
         if name := getattr(config, parameter):

@@ -11,13 +11,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ..common.errors import LabError
-from ..common.files import output_folder, read_json_lines, write_json
+from ..common.errors import LabError, first_line
+from ..common.files import output_folder, parse_json, read_json_lines, write_json
 from ..common.settings import CacheSettings, OutputSettings
 from ..config.load import config_from_yaml
 from ..config.schema import default_of
 from ..evaluation.tasks import TASKS
-from ..experiment.extensions import load_extensions
+from ..experiment.extensions import check_benchmarks, load_extensions
 from ..models.checkpoints import check_model_name
 from ..models.presets import MODELS
 from .environment import environment_changes
@@ -52,7 +52,8 @@ def rerun_settings(folder: Path) -> dict:
                        "`llmlab evaluate` evaluates again.")
     settings = config_from_yaml(folder / "config.yaml").model_dump()
     extensions = kept_extensions(folder)
-    load_extensions(extensions)
+    load_extensions(extensions, recorded=True)
+    check_benchmarks(settings["lm_eval_tasks"], recorded=True)
     threads = settings["num_threads"] or record.get("environment", {}).get("torch_threads")
     settings |= {"extensions": extensions, "resume": None, "run_name": None, "num_threads": threads}
     settings |= changed_entries(settings, record.get("entries") or {})
@@ -69,7 +70,7 @@ def trace_distance(original: Path, again: Path) -> dict:  # None for both where 
     paths = [folder / "loss_trace.json" for folder in (original, again)]
     if not all(path.exists() for path in paths):
         return {"first_differing_step": None, "max_loss_difference": None}
-    before, now = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    before, now = (parse_json(path.read_bytes(), str(path)) for path in paths)
     differences = [abs(loss - again) for loss, again in zip(before, now)]
     differing = [step for step, difference in enumerate(differences, 1) if difference]
     if len(before) != len(now):
@@ -94,7 +95,10 @@ def _weights(folder):
 
     weights = {}
     for path in sorted(folder.glob("*.safetensors")):
-        weights |= {name: tensor.double() for name, tensor in load_file(path).items()}
+        try:
+            weights |= {name: tensor.double() for name, tensor in load_file(path).items()}
+        except Exception as error:  # safetensors has an exception of its own
+            raise LabError(f"{path} cannot be read as safetensors: {first_line(error)}.") from None
     return weights
 
 # %% ../../nbs/06_runs/08_rerun.ipynb #49850d87
@@ -116,11 +120,11 @@ def verify_rerun(
         checks.append({"what": what, "original": value, "rerun": rerun, "same": value == rerun})
     decisive = [check for check in checks if check["what"] in ("loss trace", "adapter")]
     report = {
-        "original": before["run_id"],
-        "rerun": now["run_id"],
+        "original": original.name,
+        "rerun": again.name,
         "identical": all(check["same"] and check["original"] is not None for check in decisive),
-        "environment_changes": environment_changes(before["environment"], now["environment"]),
-        "setting_changes": setting_changes(before["params"], now["params"]),
+        "environment_changes": environment_changes(before.get("environment", {}), now["environment"]),
+        "setting_changes": setting_changes(before.get("params", {}), now["params"]),
         **trace_distance(original, again),
         "adapter_relative_l2": adapter_distance(original / "adapter", again / "adapter"),
         "checks": checks,
@@ -144,9 +148,10 @@ def _facts(before, now):
         yield what, before.get(name, {}).get(key), now.get(name, {}).get(key)
     yield "loss trace", before.get("loss_trace_sha256"), now.get("loss_trace_sha256")
     yield "adapter", before["adapter_sha256"], now["adapter_sha256"]
-    for name in sorted({*before["metrics"], *now["metrics"]}):
+    earlier, later = (record.get("metrics") or {} for record in (before, now))
+    for name in sorted({*earlier, *later}):
         if not name.endswith(("_runtime", "_bytes")):  # those are the machine's, not the experiment's
-            yield name, before["metrics"].get(name), now["metrics"].get(name)
+            yield name, earlier.get(name), later.get(name)
 
 
 def _answers(original, again):

@@ -15,13 +15,14 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from ..common.errors import LabError, closest, entry_from, lookup
+from ..common.errors import LabError, brief, closest, entry_from, lookup
 from ..common.files import project_root
+from ..common.settings import read_yaml
 from ..config.schema import ExperimentConfig, default_of
 from ..runs.parameters import check_parameters
 
@@ -65,9 +66,9 @@ class Sweep:
     mode: Literal["auto", "min", "max"] = "auto"  # which end of the metric is the good one
     scheduler: Literal["asha"] | dict[str, dict[str, Any]] | None = None  # end bad trials early, with ASHA's options
     search_seed: int = 0  # of the draws
-    resources_per_trial: dict[str, float] = field(default_factory=dict)  # cpu, gpu and Ray's custom ones
+    resources_per_trial: dict[str, NonNegativeFloat] = field(default_factory=dict)  # cpu, gpu and Ray's custom ones
     max_concurrent: PositiveInt | None = None  # trials at a time; otherwise as many as the resources allow
-    max_failures: int = field(default_factory=partial(default_of, "max_failures"))  # restarts of a trial, at most
+    max_failures: NonNegativeInt = field(default_factory=partial(default_of, "max_failures"))  # restarts of a trial, at most
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def split_values(
     if len(values) > 1:
         return [value.strip() for value in values]
     if text.strip().startswith("{"):
-        mapping = yaml.safe_load(text)
+        mapping = read_yaml(text, f"parameters: {brief(text)}")
         if is_range(mapping):
             return mapping
     return text
@@ -105,6 +106,8 @@ def make_sweep(
 ) -> Sweep:
     "Check the definition of a sweep; raise a `LabError` that says what is wrong with it."
     sweep = entry_from(Sweep, definition, "sweep")
+    if sweep.name and (Path(sweep.name).name != sweep.name or sweep.name == ".." or not sweep.name.isprintable()):
+        raise LabError(f"name={brief(sweep.name)} can be no folder in runs/sweeps: give it one word.")
     _check_choices(sweep)
     if sweep.search == "grid" and sweep.num_samples:
         raise LabError("num_samples is the number of points that search=random and search=optuna try: "
@@ -129,6 +132,9 @@ def _check_choices(sweep):
     for name, value in sweep.choices.items():
         if not value:
             raise LabError(f"parameters: {name} is an empty list: name at least one value.")
+        if isinstance(value, list) and len({*map(repr, value)}) < len(value):
+            raise LabError(f"parameters: {name}={brief(value)} names a value twice, which is one and the same run: "
+                           "leave it out, or set seeds.")
     for name, value in sweep.choices.items():
         if sweep.search == "grid" and is_range(value):
             raise LabError(f"search=grid cannot go over a range, and {name} is one: list its values, "

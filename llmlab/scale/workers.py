@@ -130,7 +130,7 @@ def prepare_worker(
     job: dict,  # what the driver wrote
 ) -> LabTrainer:
     "Do in a worker what the notebook does up to training: find the data and the model, and put them together."
-    load_extensions(config.extensions)
+    load_extensions(config.extensions, recorded=False)  # the driver has asked, on its machine
     checkpoint, data = locate_model(config), load_data(config)
     _check_rows(config, data.report.to_dict()["fingerprint"], job["fingerprint"])
     prepared = Prepared(config, checkpoint, data, load_tokenizer(checkpoint.path, config))

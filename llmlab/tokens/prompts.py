@@ -80,7 +80,7 @@ class Prompt:
             raise LabError(f"The prompt uses {{{brief(min(unknown))[1:-1]}}}, but a row has only {known}.")
         if unknown := set(roles) - set(ROLES):
             raise LabError(f"The prompt has a part with the role {brief(min(unknown))}; roles are {', '.join(ROLES)}.")
-        if roles.count("answer") != 1 or roles[-1] != "answer" or "{answer}" not in texts[-1]:
+        if roles.count("answer") != 1 or roles[-1] != "answer" or "answer" not in _fields(texts[-1], shown=True):
             raise LabError("A prompt must end with its one answer part, which holds {answer}.")
         if not texts[-1].startswith(" ") and not self.chat and len(texts) > 1 and texts[-2].endswith(" "):
             raise LabError(
@@ -93,7 +93,7 @@ class Prompt:
             )
         if not any("question" in _fields(text, shown=True) for text in texts):
             raise LabError("The prompt shows no {question}, so that a model would answer without being asked: add it.")
-        if sum(_fields(text).count("answer") for text in texts) > 1:
+        if sum(_fields(text).count("answer") for text in texts) > 1:  # {answer:.0} counts: no service knows it either
             raise LabError("The prompt holds {answer} more than once, so that a model would read what it should say: "
                            "leave it in the last part alone.")
 

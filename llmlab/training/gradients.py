@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..batching.batcher import Batcher, batch_mode
 from ..batching.forest import Sharing
 from ..batching.loss import find_head, loss_of_answers
-from ..common.errors import LabError
+from ..common.errors import LabError, first_line
 from ..config.schema import ExperimentConfig
 from ..models.checkpoints import Checkpoint
 from ..tokens.tokenize import Example
@@ -172,7 +172,13 @@ def check_gradients(
     step = next(iter(make_sampler(config, train, examples_per_step)))
     examples = [train[number] for number in step]
     batcher = make_batcher(config, model, tokenizer, training_arguments(config, "unused"))
-    check = compare_gradients(model.double() if float64 else model, batcher, examples)
+    try:
+        check = compare_gradients(model.double() if float64 else model, batcher, examples)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if not float64 or "memory" in str(error):
+            raise
+        raise LabError(f"--float64: {checkpoint.family} does not compute in double precision ({first_line(error)}): leave "
+                       "--float64 out.") from None
     too_far_for_rounding = check.gradients > 1e-3
     if check.passed or float64 or quantized or too_far_for_rounding:
         return check

@@ -26,7 +26,9 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from ..batching.alone import embedding_noise, forest_problem, length_switch, pass_problem
+from llmlab.batching.alone import (
+    embedding_noise, forest_problem, idle_layers, length_switch, model_problem, pass_problem,
+)
 from ..batching.batcher import Batcher, batch_mode, choose_group_size, choose_pack_tokens, held_out_totals
 from ..batching.forest import Sharing
 from ..batching.loss import find_head, loss_of_answers
@@ -278,6 +280,12 @@ def make_batcher(
     arguments: TrainingArguments,
 ) -> Batcher:
     "Decide how examples become passes; fall back to padding, with a warning, where the model cannot take packs."
+    if problem := model_problem(model):
+        raise LabError(f"model: {model.config.model_type} cannot be trained here: {problem}. Choose a model that writes "
+                       "from left to right, or other target_modules where LoRA's layers are what fails.")
+    if idle := idle_layers(model):
+        warnings.warn(f"LoRA on {', '.join(idle)} of {model.config.model_type} will learn nothing, for no gradient reaches "
+                      "it: leave it out of target_modules.", stacklevel=2)
     batching, switch = config.batching, length_switch(model.config)
     if switch.rope_type and switch.rope_type != "longrope" and config.max_length > switch.length:
         raise LabError(f"max_length={config.max_length}: beyond {switch.length} tokens the positions of this model (RoPE "

@@ -23,3 +23,13 @@ def text_file(name: str, content: str | bytes, **settings) -> Callable[[Path], d
         return {"dataset": str(path), **settings}
 
     return write
+
+
+def setting_file(name: str, content: str | bytes, setting: str, **settings) -> Callable[[Path], dict]:
+    "Make settings of which one names a file of this content, alone or, where a list is wanted, in a list."
+    def write(folder: Path) -> dict:
+        path = folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return {setting: [str(path)] if setting in ("extensions", "lm_eval_tasks") else str(path), **settings}
+
+    return write
