@@ -1,12 +1,12 @@
 """Walk over every causal family that the installed transformers can build small; `python tests/families.py` writes families.yaml anew."""
 import os
 import re
-import signal
 import sys
 import warnings
 from pathlib import Path
 
 import torch
+import transformers
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as FAMILIES
@@ -48,7 +48,7 @@ OWN = {  # family -> sizes that follow from no rule; None: not told
     "deepseek_v2": {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
     "deepseek_v4": {"head_dim": 32, "num_key_value_heads": 1, "o_groups": 2, "qk_rope_head_dim": None, "index_head_dim": 32},
     "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
-    "dots3_note_text": {"per_layer_config": {}},
+    "dots3_note_text": {"per_layer_config": {}, "head_dim": 16},
     "falcon": {"head_dim": None},
     "gemma3n_text": {"num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0, 0.0]},
     "gemma4_unified_text": {"num_kv_shared_layers": 0},
@@ -156,11 +156,11 @@ if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
     found = {}
     for family in sys.argv[1:] or FAMILIES:
-        signal.alarm(120)
         try:
             found[family] = walk(family)
         except Exception as error:
             found[family] = f"FAILS: {type(error).__name__}: {str(error).strip()[:300]}"
         print(family, found[family], flush=True)
     if not sys.argv[1:]:
-        TABLE.write_text(yaml.safe_dump(found, allow_unicode=True, sort_keys=False, width=10**6), encoding="utf-8")
+        table = {"transformers": transformers.__version__, "families": found}
+        TABLE.write_text(yaml.safe_dump(table, allow_unicode=True, sort_keys=False, width=10**6), encoding="utf-8")

@@ -11,10 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from hypothesis import strategies as some
 
-from llmlab import LabError
+from llmlab import ExperimentConfig, LabError, make_config
+from llmlab.config.arguments import read_settings
+from llmlab.config.load import config_from_yaml, config_to_yaml
 from llmlab.data.load import load_data
+from llmlab.experiment.extensions import REGISTRIES, load_extensions
+from llmlab.tokens.prompts import find_prompt, prompt_text, render
 
 LONGEST_MESSAGE = 1500  # characters
 
@@ -152,6 +157,108 @@ def check_file(drawn: tuple, folder: Path):
     report._repr_html_()
 
 
+# Settings
+
+NAMES = some.one_of(some.sampled_from(sorted(ExperimentConfig.model_fields)), some.sampled_from(sorted(ExperimentConfig.model_fields)).map(lambda name: name[:-1]), TEXTS)
+WORDS = some.sampled_from(["auto", "none", "no", "yes", "true", "steps", "epoch", "[a, b]", "{a: 1}", "a, b", "[", "{a: 1, a: 2}", "&a [*a]", "5e-4", "1e400", "-1", "0", "64",
+                           "q_proj", "((", "cosine", "constant", "sgd", "padded", "tree", "chat", "lab", "first", "random", "../..", "~nobody-here", "=x", "!!python/none x"])
+LEAVES = some.one_of(some.none(), some.booleans(), some.integers(-3, 3000), some.sampled_from([10**400, 2**63, 1e300, 0.5, 1e-5]), some.floats(), WORDS, TEXTS)
+VALUES = some.recursive(LEAVES, lambda inner: some.one_of(some.lists(inner, max_size=3), some.dictionaries(TEXTS, inner, max_size=3)), max_leaves=6)
+PASSED = some.dictionaries(some.sampled_from([
+    "eos_token", "chat_template", "add_prefix_space", "init_lora_weights", "rank_pattern", "layers_to_transform", "llm_int8_threshold", "adam_beta1", "temperature", "num_beams",
+    "stop_strings", "lr_scheduler_kwargs", "optim_args", "label_smoothing_factor", "hub_token"]), VALUES, max_size=2)
+DICTS = some.sampled_from(["training_args", "lora_args", "quantization_args", "tokenizer_args", "generation_args"])
+GIVEN = some.one_of(some.dictionaries(NAMES, VALUES, max_size=4), some.dictionaries(DICTS, PASSED, max_size=2))
+
+
+def check_settings(drawn: dict, folder: Path):
+    "Settings are refused by one message, or made into a configuration that a file keeps as it is."
+    try:
+        config = make_config(drawn)
+    except LabError as error:
+        check_message(error)
+        return
+    path = folder / "config.yaml"
+    path.write_text(config_to_yaml(config), encoding="utf-8")
+    assert config_from_yaml(path) == config, path.read_text(encoding="utf-8")
+
+
+YAML_TEXTS = some.one_of(some.text(max_size=40), some.lists(some.sampled_from(
+    ["{", "}", "[", "]", ": ", ", ", "a", "&a ", "*a", "- ", "\n", "  ", "!!int ", "!x ", "? ", "| ", "'", '"', "#", "<<", "2024-13-45", "1_0", "0x", "~", "%", "\t", "\0", "---"]),
+    max_size=14).map("".join))
+
+
+def check_yaml(drawn: str, folder: Path):
+    "A text of parameters becomes a dict of names, or one message that says where it came from."
+    try:
+        settings = read_settings(drawn, "-y")
+    except LabError as error:
+        check_message(error)
+        assert str(error).startswith("-y"), error
+        return
+    assert all(isinstance(name, str) for name in settings)
+
+
+# Prompts
+
+PART_TEXTS = some.lists(some.one_of(some.sampled_from(["{question}", "{answer}", "{context}", "{input}", "{system}", "{context:.0}", "{", "}", "{{", "}}", "{x}", "{question!r}",
+                                                       "{question:>9}", "{answer:{x}}", "{}", "{0}", "{question.x}", " ", "\n"]), HANGUL), max_size=4).map("".join)
+PARTS = some.lists(some.tuples(some.sampled_from(["question", "context", "input", "marker", "header", "system", "answer", "x"]), PART_TEXTS), max_size=3)
+PROMPT_FIELDS = some.one_of(
+    some.tuples(some.one_of(PARTS, some.just([("question", "{question}\n")])), some.one_of(PART_TEXTS, some.just("{answer}"))).map(
+        lambda drawn: {"parts": [*drawn[0], ("answer", drawn[1])]}),
+    some.fixed_dictionaries({}, optional={"parts": some.one_of(PARTS, VALUES), "chat": VALUES, "thinking": VALUES, "part": VALUES}), VALUES)
+ASKED = some.fixed_dictionaries({"question": some.one_of(HANGUL, some.sampled_from(["{answer}", "{{", "%s", "{0.x}"])).filter(bool), "answer": HANGUL.filter(bool)},
+                                optional={"context": TEXTS, "input": TEXTS, "system": TEXTS})
+
+
+def check_prompt(drawn: tuple, folder: Path):
+    "A prompt is refused by one message, or it asks the question as it stands, and ends with the answer as it stands."
+    fields, row = drawn
+    try:
+        prompt = find_prompt(fields)
+    except LabError as error:
+        check_message(error)
+        return
+    if prompt.chat:
+        return
+    spans = render(prompt, row)
+    assert row["question"] in prompt_text(spans) and row["answer"] in spans[-1].text and spans[-1].role == "answer", spans
+
+
+# Extensions
+
+SECTIONS = some.dictionaries(some.one_of(some.sampled_from(["models", "datasets", "prompts", "tasks"]), TEXTS), some.one_of(VALUES, some.dictionaries(TEXTS, some.one_of(
+    VALUES, PROMPT_FIELDS, some.dictionaries(some.sampled_from(["id", "source", "task", "needs", "score", "max_new_tokens", "parts", "license", "prompt"]), VALUES, max_size=3)),
+    max_size=2)), max_size=2)
+STATEMENTS = some.lists(some.sampled_from([
+    "import sys; sys.exit(0)", "raise KeyboardInterrupt", "1/0", "raise TimeoutError()", "PROMPTS['m'] = 5", "DATASETS['m'] = {}", "PROMPTS.clear()", "del TASKS['mrc']", "x = (",
+    "raise SystemExit(3)", "TASKS[1] = TASKS['mrc']", "def f(): return f()\nf()", "from llmlab import PROMPTS, DATASETS, TASKS", "PROMPTS['m'] = PROMPTS['lab']", "'\0'",
+    "raise ValueError('\x1b[2J')", "raise BaseException", "assert False", "MODELS", "import no_such"]), max_size=4).map("\n".join)
+
+
+def check_extension(drawn: object, folder: Path):
+    "A file adds entries of the right kind, or is refused by one message, and then has added nothing; it never ends the process."
+    path = folder / ("mine.py" if isinstance(drawn, str) else "mine.yaml")
+    path.write_bytes((drawn if isinstance(drawn, str) else yaml.safe_dump(drawn, allow_unicode=False)).encode("utf-8", "replace"))
+    before = {name: dict(registry.entries) for name, registry in REGISTRIES.items()}
+    try:
+        load_extensions([str(path)])
+        for registry in REGISTRIES.values():
+            assert all(isinstance(name, str) and isinstance(entry, registry.kind) for name, entry in registry.entries.items())
+    except LabError as error:
+        check_message(error)
+        assert before == {name: registry.entries for name, registry in REGISTRIES.items()}
+    finally:
+        for name, entries in before.items():
+            REGISTRIES[name].entries.clear()
+            REGISTRIES[name].entries.update(entries)
+
+
 SUBJECTS = {
     "rows": Subject(files(), check_file),
+    "settings": Subject(GIVEN, check_settings),
+    "yaml": Subject(YAML_TEXTS, check_yaml),
+    "prompts": Subject(some.tuples(PROMPT_FIELDS, ASKED), check_prompt),
+    "extensions": Subject(some.one_of(SECTIONS, STATEMENTS), check_extension),
 }

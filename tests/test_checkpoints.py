@@ -1,4 +1,4 @@
-"""What a model brings with it: used on purpose, named, or refused; and never the reason that a training cannot be saved."""
+"""What a model brings with it: used on purpose, named, or refused; and never the reason that a run cannot be saved."""
 import json
 import warnings
 
@@ -8,11 +8,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from llmlab import LabError, make_config, make_trainer, prepare
 from llmlab.evaluation.generation import generate_answers, generation_settings
+from llmlab.experiment.plan import make_plan, plan_lines
+from llmlab.experiment.preview import find_tokenizer
 from llmlab.models.adapters import add_lora
 from llmlab.models.checkpoints import load_base_model, load_tokenizer, locate_model, unpack_weights, weights_cache
 from llmlab.models.presets import ModelPreset, PackagedWeights
-from llmlab.models.reader import USED_HABITS, read_habits
+from llmlab.models.reader import USED_HABITS, load_adapter, read_habits
 from llmlab.models.testing import save_tiny_checkpoint, tiny_model
+from llmlab.publish.merge import merge_run
 from llmlab.training.trainer import build_model, training_arguments
 
 PUBLISHED_HABITS = {  # as families ship them
@@ -104,7 +107,8 @@ def test_answers_are_those_of_the_model_alone(model):
             return generate_answers(load_base_model(model, torch.float32), tokenizer, prompts, 16)
 
     plain = answers()
-    for likes in (PUBLISHED_HABITS["penalties"], PUBLISHED_HABITS["beams"], {"min_new_tokens": 16}, {"forced_eos_token_id": 1}):
+    tastes = (PUBLISHED_HABITS["penalties"], PUBLISHED_HABITS["beams"])
+    for likes in (*tastes, {"min_new_tokens": 16}, {"forced_eos_token_id": 1}):
         assert answers(**likes) == plain
     piece = plain[0][3:5]
     assert answers(stop_strings=piece) == [text.partition(piece)[0].strip() for text in plain]
@@ -137,8 +141,8 @@ def test_nothing_changes_where_float32_or_an_adapter_is_trained(model):
         config = make_config({"model": str(model), **settings})
         assert not training_arguments(config, "unused").bf16
     config = make_config({"model": str(model), "dtype": "bfloat16"})
-    frozen = [weight for weight in build_model(config, locate_model(str(model))).parameters() if not weight.requires_grad]
-    assert {weight.dtype for weight in frozen} == {torch.bfloat16}
+    adapted = build_model(config, locate_model(str(model)))
+    assert {weight.dtype for weight in adapted.parameters() if not weight.requires_grad} == {torch.bfloat16}
 
 
 def test_pickles_are_read_by_trust_only(model, monkeypatch):
@@ -207,8 +211,6 @@ def test_remains_of_a_killed_conversion_go(tmp_path):
 
 
 def test_plan_and_run_say_that_weights_are_kept_in_float32(model, dataset):
-    from llmlab.experiment.plan import make_plan, plan_lines
-
     settings = {"model": str(model), "dataset": dataset, "report_to": []}
     for more in ({"use_peft": False}, {"modules_to_save": ["lm_head"]}):
         config = make_config({**settings, **more, "dtype": "bfloat16"})
@@ -222,3 +224,76 @@ def test_plan_and_run_say_that_weights_are_kept_in_float32(model, dataset):
 def test_tables_trained_beside_an_adapter_are_kept_in_float32(model, dataset, tmp_path):
     trainer, _ = trained(model, dataset, tmp_path / "run", dtype="bfloat16", modules_to_save=["lm_head"])
     assert {weight.dtype for weight in trainer.model.parameters() if weight.requires_grad} == {torch.float32}
+
+
+def spoil(adapter, how):
+    "Damage an adapter."
+    from safetensors.torch import load_file, save_file
+
+    file = adapter / "adapter_model.safetensors"
+    weights = load_file(file)
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[:-4])
+    elif how == "lacks weights":
+        save_file(dict(list(weights.items())[1:]), file)
+    elif how == "another base's":
+        save_file({name: torch.cat([weight, weight], -1) for name, weight in weights.items()}, file)
+    elif how == "a pickle":
+        torch.save(weights, adapter / "adapter_model.bin")
+        file.unlink()
+    elif how == "missing":
+        file.unlink()
+    else:
+        (adapter / "adapter_config.json").write_text("{")
+
+
+@pytest.mark.parametrize("how", ["cut", "lacks weights", "another base's", "a pickle", "missing", "a broken config"])
+def test_a_damaged_adapter_is_named(how, model, tmp_path):
+    add_lora(load_base_model(model, torch.float32), ["q_proj"], lora_r=2).save_pretrained(tmp_path / "adapter")
+    load_adapter(load_base_model(model, torch.float32), tmp_path / "adapter")
+    spoil(tmp_path / "adapter", how)
+    with pytest.raises(LabError, match="adapter"):
+        load_adapter(load_base_model(model, torch.float32), tmp_path / "adapter")
+
+
+def test_an_older_run_is_merged_whatever_its_record_asks_of_answers(model, dataset, tmp_path):
+    trainer, _ = trained(model, dataset, tmp_path / "trainer")
+    trainer.model.save_pretrained(tmp_path / "run" / "adapter")
+    params = {"model": str(model), "prompt": "lab", "generation_args": {"temperature": 0.7}}
+    (tmp_path / "run" / "record.json").write_text(json.dumps({"status": "finished", "params": params}))
+    with pytest.warns(UserWarning, match="temperature"):
+        merge_run(tmp_path / "run", tmp_path / "merged")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").generation_config.temperature is None
+
+
+def test_a_look_at_data_wants_no_weights(model):
+    (model / "model.safetensors").unlink()
+    tokenizer, length = find_tokenizer(make_config({"model": str(model)}))
+    assert (tokenizer.eos_token, length) == ("</s>", 1024)
+
+
+def test_masks_and_angles_of_older_checkpoints_are_no_weights(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    save_tiny_checkpoint(tmp_path, "gpt2")
+    weights = load_file(tmp_path / "model.safetensors")
+    names = ("bias", "masked_bias", "rotary_emb.inv_freq")
+    constants = {f"transformer.h.0.attn.{name}": torch.ones(1) for name in names}
+    save_file({**weights, **constants}, tmp_path / "model.safetensors", {"format": "pt"})
+    with warnings.catch_warnings(action="error"):
+        load_base_model(tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 0}, {"num_attention_heads": 0}, {"hidden_act": "magic"}], ids=str)
+def test_plan_names_a_model_that_cannot_be_built(change, model, dataset):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(LabError, match="model"):
+        make_plan(make_config({"model": str(model), "dataset": dataset, "report_to": []}))
+
+
+def test_plan_ends_for_sizes_that_a_person_mistyped(dataset):
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 10**9}
+    own = {"id": "me/mine", "family": "llama", "config": sizes}
+    with pytest.raises(LabError, match="num_hidden_layers"):
+        make_plan(make_config({"model": own, "dataset": dataset, "report_to": []}))

@@ -4,12 +4,13 @@ import re
 import unicodedata
 
 import pytest
+from tokenizers import Regex, normalizers
 
 from llmlab import LabError, load_data
 from llmlab.data.rows import row_digest
 from llmlab.evaluation import find_task
 from llmlab.models.checkpoints import load_tokenizer
-from llmlab.models.testing import save_tiny_checkpoint
+from llmlab.models.testing import save_tiny_checkpoint, tiny_tokenizer
 from llmlab.tokens.encode import encode_rows
 from llmlab.tokens.prompts import find_prompt
 
@@ -41,6 +42,11 @@ def talks(*messages, count=12):
     return [{"messages": [{**first, "content": f"{number}: {first['content']}"}, *others]} for number in range(count)]
 
 
+def reading(answer):
+    "Make rows that ask about paragraphs which begin alike."
+    return [{"question": f"{number}: 수도는?", "context": f"서울이 수도다. {number}", "answer": answer} for number in range(12)]
+
+
 TEXTS = {
     "the first indentation of code": "    for row in rows:\n        yield row",
     "white space behind": "서울입니다.\n\n",
@@ -62,36 +68,38 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".parquet"])
-def test_text_is_learned_as_it_stands(text, ending, tmp_path):
-    rows = pairs(8, context=text)
-    for row in rows:
-        row |= {"question": f"{row['question']}{text}", "answer": text}
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+def test_text_is_learned_as_it_stands(ending, tmp_path):
+    rows = [{"question": f"{name}?{text}", "input": text, "answer": text} for name, text in TEXTS.items()]
+    content = rows
     if ending == ".parquet":
         import pyarrow
         from pyarrow import parquet
 
-        parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
-        data = load_data(str(tmp_path / "rows.parquet"))
-    elif ending == ".csv":
-        quoted = [",".join('"' + value.replace('"', '""') + '"' for value in row.values()) for row in [dict.fromkeys(rows[0], ""), *rows]]
-        data = load(tmp_path, "\n".join([",".join(rows[0]), *quoted[1:]]), ".csv", task="instruct", validation_fraction=0.4)
-    else:
-        data = load(tmp_path, json.dumps(rows) if ending == ".json" else rows, ending)
-    read = {row["question"]: row for row in all_rows(data)}
+        file = pyarrow.BufferOutputStream()
+        parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+        content = file.getvalue().to_pybytes()
+    elif ending in (".csv", ".tsv"):
+        separator = "," if ending == ".csv" else "\t"
+        lines = [separator.join('"' + value.replace('"', '""') + '"' for value in row.values()) for row in rows]
+        content = "\n".join([separator.join(rows[0]), *lines])
+    elif ending == ".json":
+        content = json.dumps(rows)
+    read = {row["question"]: row for row in all_rows(load(tmp_path, content, ending))}
     assert read.keys() == {row["question"] for row in rows}
-    assert all(row["answer"] == row["context"] == text for row in read.values())
+    for row in rows:
+        assert (read[row["question"]]["answer"], read[row["question"]]["input"]) == (row["answer"], row["input"])
 
 
 REMARKS = {  # what is odd about rows -> the rows, the remark, and how many rows it counts
     "Hangul in pieces": (pairs(input=PIECES), "Hangul in pieces", 12),
     "numbers as answers": (pairs(10) + [{"question": "얼마?", "answer": 7}, {"question": "맞나?", "answer": True}], "numbers, dates, or true", 2),
     "several answers": (pairs(11) + [{"question": "수도는?", "answer": ["서울", "서울시"]}], "several answers", 1),
-    "a wrong place of an answer": (pairs(context="서울이 수도다.") + [{"question": "?", "context": "서울이 수도다.", "answer": [{"text": "서울", "answer_start": 3}]}],
-                                   "does not stand at its answer_start", 1),
-    "a negative place": ([{**row, "answer": {"text": ["서울"], "answer_start": [-7]}} for row in pairs(context="서울이 수도다. 서울")], "answer_start", 12),
-    "a place that is text": ([{**row, "answer": [{"text": "서울", "answer_start": "0"}]} for row in pairs(context="서울이")], "answer_start", 12),
+    "a wrong place of an answer": (reading({"text": "서울", "answer_start": 3}), "does not stand at its answer_start", 12),
+    "a negative place": (reading({"text": ["서울"], "answer_start": [-7]}), "answer_start", 12),
+    "a place that is text": (reading([{"text": "서울", "answer_start": "0"}]), "answer_start", 12),
+    "one wrong place of two": (reading([{"text": "서울", "answer_start": 0}, {"text": "수도", "answer_start": 0}]), "answer_start", 12),
+    "a missing place": (reading({"text": ["서울", "수도"], "answer_start": [0]}), "answer_start", 12),
     "a name of a speaker": (talks(USER, {**ASSISTANT, "name": "철수"}), "field 'name', which is not used", 12),
     "a refusal": (talks(USER, {**ASSISTANT, "refusal": "싫습니다"}), "field 'refusal'", 12),
     "pictures beside a text": (talks({**USER, "images": ["a.png"]}, ASSISTANT), "field 'images'", 12),
@@ -136,20 +144,22 @@ def test_what_is_odd_of_a_file_is_noted(odd, tmp_path):
 
 
 def test_good_rows_get_no_remark(tmp_path):
-    for rows in (pairs(), talks(USER, ASSISTANT, USER, ASSISTANT), pairs(id=None)):
+    spans = {"text": ["서울"], "answer_start": [0]}
+    for rows in (pairs(), talks(USER, ASSISTANT, USER, ASSISTANT), pairs(id=None), reading(spans), reading([{"text": "서울", "answer_start": 0}])):
         assert load(tmp_path, rows).report.all_notes() == []
 
 
 def test_hangul_in_pieces_is_put_together_or_kept(tmp_path):
-    rows = [{unicodedata.normalize("NFD", "질문"): f"{number}: {PIECES}", unicodedata.normalize("NFD", "답변"): PIECES} for number in range(12)]
+    rows = [{unicodedata.normalize("NFD", "질문"): f"{number}: {PIECES}", unicodedata.normalize("NFD", "답변"): f"{PIECES} {number}"} for number in range(12)]
     whole = unicodedata.normalize("NFC", PIECES)
-    assert {row["answer"] for row in all_rows(load(tmp_path, rows))} == {whole}
+    wholes = {f"{whole} {number}" for number in range(12)}
+    assert {row["answer"] for row in all_rows(load(tmp_path, rows))} == wholes
     kept = load(tmp_path, rows, compose_hangul=False)
-    assert {row["answer"] for row in all_rows(kept)} == {PIECES} and not kept.report.all_notes()
+    assert {row["answer"] for row in all_rows(kept)} == {f"{PIECES} {number}" for number in range(12)} and not kept.report.all_notes()
     named = load(tmp_path, rows, column_mapping={"question": "답변", "answer": "질문"})
-    assert all_rows(named)[0]["question"] == whole
+    assert {row["question"] for row in all_rows(named)} == wholes
     streamed = load(tmp_path, rows, streaming=True)
-    assert {row["answer"] for row in all_rows(streamed)} == {whole}
+    assert {row["answer"] for row in all_rows(streamed)} == wholes
     for task in ("instruct", "mrc"):
         assert find_task(task).measure(PIECES, [whole]) == find_task(task).measure(whole, [PIECES]) == find_task(task).measure(whole, [whole])
 
@@ -178,6 +188,21 @@ def test_a_template_that_trims_answers_is_counted(tmp_path):
     rows = all_rows(load(tmp_path, [{**row, "answer": f"    {row['answer']}"} for row in pairs()]))
     counts = {name: encode_rows(rows, find_prompt(name), tokenizer, cache_dir=str(tmp_path)).tokens.counts["answers_changed"] for name in ("chat", "lab")}
     assert counts == {"chat": 12, "lab": 0}
+
+
+NORMALIZERS = {  # what a tokenizer does to text -> how many of five rows it changes
+    "nothing": (None, 0), "NFC": (normalizers.NFC(), 1), "NFKC": (normalizers.NFKC(), 2), "single spaces": (normalizers.Replace(Regex(" +"), " "), 1),
+    "small letters": (normalizers.Lowercase(), 1),
+}
+
+
+@pytest.mark.parametrize("kind", NORMALIZERS)
+def test_a_tokenizer_that_rewrites_text_is_counted(kind, tmp_path):
+    normalizer, count = NORMALIZERS[kind]
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    rows = [{"question": f"{number}?", "answer": answer} for number, answer in enumerate(["서울", "두  칸", "½", "KBS", "cafe\u0301"])]
+    assert encode_rows(rows, find_prompt("lab"), tokenizer, cache_dir=str(tmp_path)).tokens.counts["changed_by_tokenizer"] == count
 
 
 def test_reasoning_counts_in_a_digest_and_rows_without_it_keep_theirs(tmp_path):
@@ -217,3 +242,47 @@ def test_nothing_is_said_of_a_file_that_could_not_be_opened(tmp_path):
     with pytest.raises(LabError, match="rows.jsonl, line 3") as caught:
         load(tmp_path, '{"question": "a", "answer": "b"}\n\n{"question"')
     assert "Traceback" not in str(caught.value)
+
+
+def faults_of_the_hub():
+    "What `load_dataset` raises, by what is wrong."
+    from datasets import exceptions
+
+    return {
+        "gone": (exceptions.DatasetNotFoundError("x"), "no such dataset"), "offline": (ConnectionError("x"), "cannot be reached"),
+        "several configurations": (ValueError("Config name is missing.\nPick one"), "Set dataset_config"),
+        "a script": (RuntimeError("Dataset scripts are no longer supported, but found x.py"), "scripts are no longer supported.*by hand"),
+        "no such files": (exceptions.DataFilesNotFoundError("No data files found"), "No data files found.*by hand"),
+        "broken files": (exceptions.DatasetGenerationError("An error occurred"), "An error occurred.*by hand"),
+        "a disk": (OSError(5, "Input/output error"), "Input/output error"), "no words": (RuntimeError(), "RuntimeError"),
+    }
+
+
+@pytest.mark.parametrize("fault", faults_of_the_hub())
+def test_what_the_hub_refuses_is_one_message(fault, monkeypatch):
+    error, words = faults_of_the_hub()[fault]
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    with pytest.raises(LabError, match=rf"(?s)dataset='nobody/rows' cannot be had: .*{words}"):
+        load_data("nobody/rows")
+
+
+def test_rows_of_the_hub_that_break_off_are_one_message(monkeypatch):
+    def rows():
+        yield from pairs(3)
+        raise UnicodeDecodeError("utf-8", b"\xb0", 0, 1, "invalid start byte")
+
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: {"train": rows()})
+    with pytest.raises(LabError, match="dataset=nobody/rows: train cannot be read after row 3"):
+        load_data("nobody/rows")
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300, "~nobody-is-called-so/cache"])
+def test_a_cache_that_cannot_be_is_one_message(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LabError, match="cache_dir='.*Name a folder"):
+        load(tmp_path, pairs(), cache_dir=place)

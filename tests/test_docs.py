@@ -258,25 +258,62 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no chromium on the path: the site is not opened in a browser")
-def test_a_browser_finds_a_korean_word(project, site, tmp_path):
-    words = {notebook: words_of(notebook) for notebook in notebooks(project)}
-    places = Counter(word for found in words.values() for word in found)
-    notebook, word = next((notebook, word) for notebook, found in words.items() for word in sorted(found) if places[word] == 1)
+def search(site, folder, text):
+    "Type into the search box of the start page, in a browser, and return what it shows."
     typing = f"""<script>addEventListener("load", () => {{
         const box = document.querySelector("#quarto-search input");
-        box.value = {json.dumps(word)};
+        box.value = {json.dumps(text)};
         box.dispatchEvent(new Event("input"));
     }})</script></body>"""
-    served = shutil.copytree(site, tmp_path / "site")
+    served = shutil.copytree(site, folder / "site")
     start = (served / "index.html").read_text(encoding="utf-8")
     (served / "typed.html").write_text(start.replace("</body>", typing), encoding="utf-8")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=served)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         # Virtual time runs on only while nothing is being loaded, so that the search has always answered by its end.
-        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
                    "--virtual-time-budget=10000", "--dump-dom", f"http://127.0.0.1:{server.server_port}/typed.html"]
         shown = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60).stdout
         server.shutdown()
-    results = shown.partition("smalldocs-search-results")[2].partition("</header>")[0]
+    return shown.partition("smalldocs-search-results")[2].partition("</header>")[0]
+
+
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no chromium on the path: the site is not opened in a browser")
+
+
+@needs_browser
+def test_a_browser_finds_a_korean_word(project, site, tmp_path):
+    words = {notebook: words_of(notebook) for notebook in notebooks(project)}
+    places = Counter(word for found in words.values() for word in found)
+    notebook, word = next((notebook, word) for notebook, found in words.items() for word in sorted(found) if places[word] == 1)
+    results = search(site, tmp_path, word)
     assert f'{page_name(notebook)}' in results and f"<mark>{word}</mark>" in results, results[:2000]
+
+
+@needs_browser
+@pytest.mark.parametrize("text, first", [
+    ("learning_rate", "settings.html#learning_rate"), ("학습률", "settings.html#"), ("데이터셋", "settings.html#"), ("메모리", "settings.html#"),
+])
+def test_search_finds_settings_and_howtos_before_internals(site, tmp_path, text, first):
+    found = re.findall(r'class="search-result" href="([^"]+)"', search(site, tmp_path, text))
+    assert found and first in found[0], found
+
+
+def test_the_site_asks_no_other_server(site):
+    asked = re.compile(r"""(?:@import\s+url\(|src=["']|<link[^>]+stylesheet[^>]+href=["'])\s*["']?https?://[^"')\s]+""")
+    foreign = {str(path.relative_to(site)): asked.findall(path.read_text(encoding="utf-8"))
+               for pattern in ("*.html", "*.css") for path in site.rglob(pattern) if "records" not in path.parts}
+    assert not {name: found for name, found in foreign.items() if found}
+
+
+def test_tests_are_not_in_the_pages(site):
+    shown = {path.name for path in site.rglob("*.html") if "<span class=\"n\">test_eq</span>" in path.read_text(encoding="utf-8")}
+    assert not shown
+
+
+def test_pages_in_two_languages_lead_to_one_another(site):
+    for korean in (site / "ko").glob("*.html"):
+        if korean.stem != "index":
+            english = site / ("settings.html" if korean.stem == "settings" else f"howto/{korean.name}")
+            for here, there in ((korean, english), (english, korean)):
+                assert os.path.relpath(there, here.parent) in here.read_text(encoding="utf-8")

@@ -79,7 +79,7 @@ def evaluate(tmp_path, **parameters):
 
 def lines(path):
     """Read a jsonl file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 # In training

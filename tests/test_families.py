@@ -1,16 +1,23 @@
 """Every model family that has a preset: load, train, save, reload, merge and generate, on tiny models, in float32, 4-bit and 8-bit."""
 import pytest
 import torch
+import transformers
+import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
+
+import families
 
 from llmlab.models.presets import MODELS
 from llmlab.models.adapters import add_lora, add_tokens, check_targets, choose_targets, grow_embeddings, tied
 from llmlab.models.checkpoints import load_base_model, locate_model, make_quantization, quiet_transformers
 from llmlab.models.testing import save_tiny_checkpoint, tiny_model, tiny_tokenizer
 
-FAMILIES = ["llama", "gpt_neox", "qwen2", "qwen3", "mistral", "phi3", "exaone4", "hyperclovax", "gemma3_text", "gemma3", "gemma4_text", "gemma4"]
-CASES = [(family, precision) for family in FAMILIES for precision in ("float32", "4-bit")] + [("llama", "8-bit")]
+FAMILIES = ["llama", "gpt_neox", "qwen2", "qwen3", "mistral", "phi3", "exaone4", "hyperclovax", "gemma3_text", "gemma3", "gemma4_text", "gemma4",
+            "deepseek_v3", "solar_open", "exaone_moe", "axk1"]
+CASES = [(family, precision, None) for family in FAMILIES for precision in ("float32", "4-bit")] + [("llama", "8-bit", None)]
+CASES += [(family, precision, "all-linear") for family in ("mixtral", "qwen2_moe", "gpt_oss", "solar_open", "deepseek_v3", "axk1")
+          for precision in ("float32", "4-bit")]  # with the experts
 TOKENS = torch.randint(3, 512, (2, 24), generator=torch.Generator().manual_seed(0))  # longer than EXAONE's tiny window
 STEPS = ["load", "train", "save", "reload", "merge", "generate"]
 
@@ -20,10 +27,10 @@ def table():
     """Collect what each family came through, and print it at the end (to be seen with `pytest -s`)."""
     done = {case: {} for case in CASES}
     yield done
-    print("\n\n| family | precision | " + " | ".join(STEPS) + " |\n|" + "---|" * (len(STEPS) + 2))
-    for (family, precision), cells in done.items():
+    print("\n\n| family | precision | targets | " + " | ".join(STEPS) + " |\n|" + "---|" * (len(STEPS) + 3))
+    for (family, precision, targets), cells in done.items():
         if cells:
-            print(f"| {family} | {precision} | " + " | ".join(cells.get(step, "failed") for step in STEPS) + " |")
+            print(f"| {family} | {precision} | {targets or 'its own'} | " + " | ".join(cells.get(step, "failed") for step in STEPS) + " |")
 
 
 def test_every_preset_has_a_tested_family():
@@ -41,19 +48,20 @@ def distance(first, second):
     return ((first - second).abs().max() / second.abs().max().clamp(min=1)).item()
 
 
-@pytest.mark.parametrize("family, precision", CASES)
-def test_family(family, precision, table, tmp_path):
-    cells = table[family, precision]
+@pytest.mark.filterwarnings("ignore:LoRA does not reach")
+@pytest.mark.parametrize("family, precision, targets", CASES)
+def test_family(family, precision, targets, table, tmp_path):
+    cells = table[family, precision, targets]
     checkpoint = locate_model(str(save_tiny_checkpoint(tmp_path / "model", family)))
     quantization = make_quantization(torch.float32, load_in_4bit=precision == "4-bit", load_in_8bit=precision == "8-bit")
     with quiet_transformers():
         base = load_base_model(checkpoint.path, torch.float32, quantization)
         assert bool(getattr(base, "is_quantized", False)) is (precision != "float32")
-        targets = choose_targets(None, checkpoint)
+        targets = choose_targets(targets, checkpoint)
         check_targets(base, targets)
         torch.manual_seed(0)
         model = add_lora(base, targets, lora_r=4, lora_alpha=8)
-        cells["load"] = f"{type(base).__name__.removesuffix('ForCausalLM')}, {'+'.join(targets)}"
+        cells["load"] = f"{type(base).__name__.removesuffix('ForCausalLM')}, {targets if isinstance(targets, str) else '+'.join(targets)}"
 
         losses, optimizer = [], torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.02)
         logits(model)  # an evaluation before training must not stop gradients (bitsandbytes' repacking)
@@ -62,18 +70,20 @@ def test_family(family, precision, table, tmp_path):
             loss.backward()
             if step == 0:
                 second = {name: p.grad.norm().item() for name, p in model.named_parameters() if "lora_B" in name}
-                assert len(second) == 2 * len(targets) and min(second.values()) > 0, second
+                assert len(second) >= 2 and min(second.values()) > 0, second
+                assert isinstance(targets, str) or len(second) == 2 * len(targets)  # two blocks
+                assert targets != "all-linear" or any("experts" in name for name in second)
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())
-        assert losses[-1] < losses[0] - 0.05
+        assert losses[-1] < losses[0] - 0.03
         assert all(p.grad is None for name, p in model.named_parameters() if "lora_" not in name)
         cells["train"] = f"loss {losses[0]:.2f} to {losses[-1]:.2f}"
 
         trained = logits(model)
         model.save_pretrained(tmp_path / "adapter")
         tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-        assert len(tensors) == 4 * len(targets) and all("lora_" in name for name in tensors)
+        assert len(tensors) == 2 * len(second) and all("lora_" in name for name in tensors)
         cells["save"] = f"{len(tensors)} tensors"
 
         again = PeftModel.from_pretrained(load_base_model(checkpoint.path, torch.float32, quantization), tmp_path / "adapter")
@@ -137,3 +147,31 @@ def test_new_tokens_and_dora_on_a_4_bit_base(family, shared, tmp_path):
             written = load_base_model(tmp_path / "merged", torch.float32)
             assert distance(written(input_ids=tokens).logits, trained) < 1e-4
             assert tied(written) is shared and written.config.vocab_size == size + len(new)
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """Read how each family is trained: tests/families.yaml, which `python tests/families.py` writes anew."""
+    return yaml.safe_load(families.TABLE.read_text(encoding="utf-8"))
+
+
+KINDS = ("exact tree", "exact padded", "refused: ", "not built: ")
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_every_family_is_exact_or_refused_by_name(family, outcomes):
+    """Small models of all causal families: gradients as of examples alone, or one message."""
+    found = families.walk(family)
+    assert found.startswith(KINDS)
+    if transformers.__version__ == outcomes["transformers"]:
+        known = outcomes["families"][family]
+        assert found.partition(":")[0].partition(";")[0] == known.partition(":")[0].partition(";")[0], (found, known)
+
+
+def test_the_table_holds_every_family_and_nearly_all_can_be_built(outcomes):
+    kinds = [known.partition(":")[0].partition(";")[0].removesuffix(" in float32") for known in outcomes["families"].values()]
+    assert {*kinds} <= {kind.rstrip(": ") for kind in KINDS}
+    composite = sum("the text side is" in known for known in outcomes["families"].values())
+    assert kinds.count("exact tree") > 80 and kinds.count("exact padded") > 50 and kinds.count("not built") - composite <= 5
+    if transformers.__version__ == outcomes["transformers"]:
+        assert outcomes["families"].keys() == families.FAMILIES.keys()

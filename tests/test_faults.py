@@ -82,6 +82,11 @@ def into(place):
     return lambda folder: ["train", "-p", "output_dir", place(folder)]
 
 
+def training(*words):
+    """Make a row that trains into a folder that can be; words that are functions make a file first."""
+    return lambda folder: ["train", "-p", "output_dir", folder / "runs", *(word(folder) if callable(word) else word for word in words)]
+
+
 def file_in(folder):
     (folder / "notes").write_text("no folder")
     return folder / "notes"
@@ -107,9 +112,10 @@ COMMAND_LINES = {
     "output_dir: a name too long": (into(lambda folder: folder / ("run" * 100)), ("output_dir", "too long")),
     "output_dir: nobody's home": (into(lambda folder: "~nosuchuser/runs"), ("output_dir", "nosuchuser")),
     "output_dir: a null byte": (into(lambda folder: "ru\0ns"), "output_dir"),
-    "logging_dir: a file": (lambda folder: ["train", "-p", "output_dir", folder / "runs", "-p", "logging_dir", file_in(folder)], ("logging_dir", "file")),
-    "cache_dir: a file": (lambda folder: ["train", "-p", "output_dir", folder / "runs", "-p", "cache_dir", file_in(folder)], ("cache_dir", "file")),
-    "cache_dir: nobody's home": (lambda folder: ["train", "-p", "output_dir", folder / "runs", "-p", "cache_dir", "~nosuchuser/x"], "cache_dir"),
+    "logging_dir: a file": (training("-p", "logging_dir", file_in, "-p", "report_to", "tensorboard"),
+                          ("logging_dir", "file")),
+    "cache_dir: a file": (training("-p", "cache_dir", file_in), ("cache_dir", "file")),
+    "cache_dir: nobody's home": (training("-p", "cache_dir", "~nosuchuser/x"), "cache_dir"),
     "-f: missing": (lambda folder: ["train", "-f", folder / "missing.yaml"], "missing.yaml"),
     "-f: a folder": (lambda folder: ["train", "-f", folder], "-f"),
     "-f: a pipe": (lambda folder: ["train", "-f", fifo_in(folder)], ("-f", "pipe")),
@@ -120,14 +126,14 @@ COMMAND_LINES = {
     "-y: broken": (lambda folder: ["train", "-y", "{seed: "], "-y"),
     "-y: text": (lambda folder: ["plan", "-y", "seed"], "-y"),
     "-p: twice": (lambda folder: ["train", "-p", "seed", "1", "-p", "seed", "2"], ("seed", "twice")),
-    "a dataset's name too long": (lambda folder: ["train", "-p", "output_dir", folder / "runs", "-p", "dataset", "d" * 300], "dataset"),
-    "a model's name too long": (lambda folder: ["train", "-p", "output_dir", folder / "runs", "-p", "model", "/" + "m" * 300], "model"),
-    "a benchmark misspelt": (lambda folder: ["train", "-p", "output_dir", folder / "runs", "-p", "lm_eval_tasks", "[kobest_bolq]"],
+    "a dataset's name too long": (training("-p", "dataset", "d" * 300), "dataset"),
+    "a model's name too long": (training("-p", "model", "/" + "m" * 300), "model"),
+    "a benchmark misspelt": (training("-p", "lm_eval_tasks", "[kobest_bolq]"),
                              ("lm_eval_tasks", "lm-eval")),
-    "a password in an address": (lambda folder: ["train", "-p", "mlflow_tracking_uri", f"http://me:{CANARY}@lab.example"], "mlflow_tracking_uri"),
-    "a password with a slash": (lambda folder: ["train", "-p", "mlflow_tracking_uri", f"http://me:a/{CANARY}@lab.example"], "mlflow_tracking_uri"),
-    "a token in an address": (lambda folder: ["train", "-p", "mlflow_tracking_uri", f"https://lab.example/?token={CANARY}"], "mlflow_tracking_uri"),
-    "a hub token as a name": (lambda folder: ["train", "-p", "run_name", "hf_AbCdEfGh1234567890"], "run_name"),
+    "a password in an address": (training("-p", "mlflow_tracking_uri", f"http://me:{CANARY}@lab.example"), "mlflow_tracking_uri"),
+    "a password with a slash": (training("-p", "mlflow_tracking_uri", f"http://me:a/{CANARY}@lab.example"), "mlflow_tracking_uri"),
+    "a token in an address": (training("-p", "mlflow_tracking_uri", f"https://lab.example/?token={CANARY}"), "mlflow_tracking_uri"),
+    "a hub token as a name": (training("-p", "run_name", "hf_AbCdEfGh1234567890"), "run_name"),
     "a password in another address": (lambda folder: ["plan", "-p", "dataset", f"https://me:{CANARY}@lab.example/rows.jsonl"], "dataset"),
     "compare: unknown": (lambda folder: ["compare", "nosuchrun", "--output-dir", folder], "nosuchrun"),
     "compare: a name too long": (lambda folder: ["compare", "r" * 300, "--output-dir", folder], "run="),
@@ -163,15 +169,15 @@ def test_a_command_line_that_cannot_be(name, tmp_path, monkeypatch):
     words = make(tmp_path)
     if words[0] == "evaluate":  # it has no option for the folder, but takes the setting
         words = [*words[:-2], "-p", "output_dir", words[-1]]
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
     runs = set((ROOT / "runs").glob("*"))
     status, shown = invoke(*words)
     assert status == 2, shown
     for expression in [says] if isinstance(says, str) else says:
         assert expression in shown, shown
-    assert shown.count("Error: ") == 1 and "Traceback" not in shown and not ESCAPES.search(shown)
+    assert len(re.findall("(?m)^Error: ", shown)) == 1 and "Traceback" not in shown and not ESCAPES.search(shown)
     assert CANARY not in shown and "hf_AbCdEfGh1234567890" not in shown
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}.keys() == before.keys()
+    assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}.keys() == before.keys()
     assert set((ROOT / "runs").glob("*")) == runs and not list(ROOT.glob("merged")) + list(ROOT.glob("exported"))
 
 
@@ -359,7 +365,7 @@ def test_what_a_tracker_missed_is_sent_later(tmp_path, monkeypatch):
     record = begin_record(tmp_path / "20260101-080000-tiny-rows-1111", config)
     for step in (1, 2, 3):
         record.append_metrics({"step": step, "time": "2026-01-01T08:00:00+00:00", "loss": 4.0 - step})
-    record.note(status="finished", metrics={"eval_loss": 1.5}, max_steps=3, process=None, mlflow_problems=["start: TimeoutError"], mlflow_waited=10.0)
+    record.note(status="finished", metrics={"eval_loss": 1.5}, max_steps=3, process_created=0, mlflow_problems=["start: TimeoutError"], mlflow_waited=10.0)
     save_run(tmp_path, "20260102-080000-bad-2222", HALF)
     assert unsynced_runs(str(tmp_path)) == [record.folder]
     status, shown = invoke("sync", "--output-dir", tmp_path)
@@ -404,7 +410,7 @@ def test_a_fault_of_the_machine_is_one_message(error, monkeypatch):
 
     monkeypatch.setattr("llmlab.experiment.plan.make_plan", fail)
     status, shown = invoke("plan", "-p", "dataset", "lab-ko-mrc")
-    assert status == 1 and FAULTS[error] in shown and shown.count("Error: ") == 1
+    assert status == 1 and FAULTS[error] in shown and len(re.findall("(?m)^Error: ", shown)) == 1
     assert fault_advice(ValueError("of another kind")) is None
 
 

@@ -87,7 +87,7 @@ class Run:
 
     def lines(self, name):
         """Return the rows of one of its jsonl files."""
-        return [json.loads(line) for line in self.text(name).splitlines()]
+        return [json.loads(line) for line in self.text(name).split("\n")[:-1]]
 
     @property
     def config(self):

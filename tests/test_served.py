@@ -137,6 +137,7 @@ KINDS = {  # tokenizer and chat template -> how it is made
 FAMILIES = {  # of the presets -> kinds of tokenizers
     "llama": ("llama 2", "tinyllama", "solar, legacy", "kanana, mi:dm", "hyperclova, smollm"), "gpt_neox": ("polyglot",), "gemma3_text": ("gemma",),
     "exaone4": ("exaone",), "qwen2": ("qwen, a.x",), "qwen3": ("qwen 3 base",), "hyperclovax": ("hyperclova, smollm",),
+    "axk1": ("qwen, a.x",), "exaone_moe": ("exaone",), "solar_open": ("kanana, mi:dm",), "deepseek_v3": ("kanana, mi:dm",),
 }
 SEASON = {"question": "봄에는?", "answer": "꽃이 피고", "learn": False}
 QUOTED = {"question": "(겨울)에는?", "answer": '"눈"이 옵니다', "learn": False}
@@ -188,6 +189,8 @@ def test_a_server_sends_what_was_trained(folder_of, kind, tmp_path):
             example = tokenize(render(prompt, {**row, "answer": "대한민국의 수도입니다."}, tokenizer), tokenizer, chat=prompt.chat)
             trained = example.input_ids[:example.prompt_length]
             assert served_ids(served, row, template) == trained == asked_ids(prompt, row, tokenizer), (name, row)
+            spoken = [{**turn, "answer": prompt.parts[-1][1].format(answer=turn["answer"])} for turn in row.get("history", [])]
+            assert served_ids(served, {**row, "history": spoken}, template) == trained, "words that a client sends back as they came"
 
 
 def test_a_template_that_cannot_ask_the_same_is_refused():

@@ -98,12 +98,12 @@ TRAINING = {  # field -> a value, and what it needs
     "lr_scheduler_kwargs": ({"num_cycles": 2}, {"lr_scheduler_type": "cosine_with_restarts"}), "optim_args": ("momentum=0.9", {"optim": "sgd"}),
     "tf32": (False, {}), "logging_first_step": (True, {"logging_steps": 3}), "log_level": ("error", {}), "log_level_replica": ("error", SEVERAL),
     "log_on_each_node": (False, SEVERAL), "full_determinism": (True, {}), "debug": ("underflow_overflow", {}), "ddp_broadcast_buffers": (True, SEVERAL),
-    "ddp_static_graph": (True, SEVERAL), "ddp_backend": ("gloo", SEVERAL), "fsdp": ("full_shard", SEVERAL), "adam_beta1": (0.5, {}), "adam_beta2": (0.5, {}),
+    "ddp_static_graph": (True, SEVERAL), "fsdp": ("full_shard", SEVERAL), "adam_beta1": (0.5, {}), "adam_beta2": (0.5, {}),
     "adam_epsilon": (0.1, {}), "neftune_noise_alpha": (5.0, {"batching": "padded"}), "eval_delay": (1.0, {"eval_strategy": "steps"}),
     "dataloader_num_workers": (1, {}), "ddp_bucket_cap_mb": (5, SEVERAL), "ddp_timeout": (60, SEVERAL),
 }
-ELSEWHERE = {  # needs a GPU, a package, or another field
-    "optim_target_modules", "fsdp_config", "deepspeed", "torch_empty_cache_steps", "dataloader_prefetch_factor",
+ELSEWHERE = {  # needs a GPU, a group of processes, a package, or another field
+    "optim_target_modules", "ddp_backend", "fsdp_config", "deepspeed", "torch_empty_cache_steps", "dataloader_prefetch_factor",
 }
 
 
@@ -119,10 +119,10 @@ def test_every_training_argument_that_works_is_tried():
 @pytest.mark.parametrize("name", TRAINING)
 def test_a_training_argument_reaches_the_trainer(name, monkeypatch):
     value, needs = TRAINING[name]
-    monkeypatch.setitem(__import__("os").environ, "LLMLAB_LAUNCHER", "test")
+    monkeypatch.setenv("LLMLAB_LAUNCHER", "test")  # something will start the processes
     arguments = training_arguments(make_config({"training_args": {name: value}, "max_steps": 9, **needs}), "unused")
-    found = getattr(arguments, name)
-    assert found == value or str(value) in str(found) or [*map(str, found)], name
+    found = getattr(arguments, name)  # as it was given, or read: of debug a list of options, of fsdp that it is on
+    assert found == value or (name in ("debug", "fsdp") and found)
 
 
 @pytest.mark.parametrize("passed, others", [
@@ -203,7 +203,7 @@ GENERATION = {  # field -> settings with it
     "min_p": {"do_sample": True, "min_p": 0.01}, "top_h": {"do_sample": True, "top_h": 0.5}, "typical_p": {"do_sample": True, "typical_p": 0.9},
     "epsilon_cutoff": {"do_sample": True, "epsilon_cutoff": 1e-4}, "eta_cutoff": {"do_sample": True, "eta_cutoff": 1e-4},
     "num_beams": {"num_beams": 3}, "length_penalty": {"num_beams": 3, "length_penalty": -2.0}, "repetition_penalty": {"repetition_penalty": 5.0},
-    "no_repeat_ngram_size": {"no_repeat_ngram_size": 1}, "min_length": {"min_length": 40}, "min_new_tokens": {"min_new_tokens": 4}, "use_cache": {"use_cache": False},
+    "no_repeat_ngram_size": {"no_repeat_ngram_size": 1}, "min_new_tokens": {"min_new_tokens": 4}, "use_cache": {"use_cache": False},
     "cache_implementation": {"cache_implementation": "dynamic"}, "renormalize_logits": {"renormalize_logits": True}, "remove_invalid_values": {"remove_invalid_values": True},
     "forced_eos_token_id": {"forced_eos_token_id": 2}, "exponential_decay_length_penalty": {"exponential_decay_length_penalty": [1, 1.5]},
     "guidance_scale": {"guidance_scale": 1.5}, "watermarking_config": {"watermarking_config": {"bias": 20.0}}, "disable_compile": {"disable_compile": True},

@@ -199,3 +199,22 @@ def test_each_command_that_takes_a_run_takes_trust():
     assert {"train", "evaluate", "resume", "rerun", "compare", "plan", "preview", "merge", "export", "chat", "sweep"} <= takers
     for name in takers:
         assert "--trust" in call(name, "--help").output
+
+
+def test_the_page_on_security_states_the_versions_that_are_asked_for():
+    """The floors in SECURITY.md are those of settings.ini and of constraints.txt."""
+    import re
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parent.parent
+    page, settings, pins = ((root / name).read_text(encoding="utf-8") for name in ("SECURITY.md", "settings.ini", "constraints.txt"))
+    floors = re.findall(r"^\| (\w+) \| ([\d.]+)( \(`constraints.txt`\))? \|", page, re.MULTILINE)
+    assert len(floors) >= 6
+    for package, version, pinned in floors:
+        if package == "Python":
+            assert re.search(rf"min_python\s*=\s*{re.escape(version)}\b", settings)
+        elif pinned:
+            assert f"\n{package}=={version}" in pins
+        else:
+            assert re.search(rf"\b{package}>={re.escape(version)}(?![.\d])", settings), package
+    assert ".config/llmlab/trusted" in page

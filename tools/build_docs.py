@@ -14,12 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import latex2mathml.converter
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r'(\]\(|href=\\")([^)"\\\s]+)')  # of Markdown, and of HTML inside a JSON string
 IMPORT = re.compile(r"^\s*(import|from)\s", re.MULTILINE)
 FOREIGN = re.compile(r"@import url\(https?:[^)]*\);?")  # a font or script from elsewhere: the site asks no other server
+MATHS = re.compile(r"(?P<code>```.*?```|`[^`]*`)|\$\$(?P<block>[^$]+)\$\$|\$(?P<line>[^$\n]+)\$", re.DOTALL)
 TEST_CALLS = ("test_eq", "test_fail", "test_ne", "test_close", "test_is")
 STORY = ("01", "02", "03", "04", "05", "06")  # folders that tell it; the others are for reference
 FOUND_FIRST = ("settings.html", "howto/", "ko/", "index.html", "tour.html", "tutorials/", "train.html")  # by search
@@ -107,6 +109,16 @@ def is_test(cell: dict) -> bool:
     return isinstance(last, ast.Assert) or is_call and getattr(last.value.func, "id", "") in TEST_CALLS
 
 
+def write_maths(text: str) -> str:
+    "Turn formulas between dollars into MathML, which browsers show by themselves; code keeps its dollars."
+    def convert(match):
+        if match["code"]:
+            return match["code"]
+        return latex2mathml.converter.convert(match["block"] or match["line"], display="block" if match["block"] else "inline")
+
+    return MATHS.sub(convert, text)
+
+
 def prepare_notebooks(notebooks: Path) -> None:
     """Keep nbdev from losing introductions, from running more than it needs, and from showing tests.
 
@@ -118,7 +130,9 @@ def prepare_notebooks(notebooks: Path) -> None:
         notebook["cells"] = [part for cell in notebook["cells"] for part in split_title(cell)]
         for cell in notebook["cells"]:
             source = "".join(cell["source"])
-            if is_test(cell):
+            if cell["cell_type"] == "markdown":
+                cell["source"] = write_maths(source)
+            elif is_test(cell):
                 cell["source"] = f"#| include: false\n#| eval: false\n{source}"
             elif cell["cell_type"] == "code" and IMPORT.search(source) and not EXPORT.search(source):
                 cell["source"] = f"#| eval: false\n{source}"

@@ -1,15 +1,17 @@
 """Kill trainings with SIGKILL at random moments, resume each, and compare the end with that of a run that was left alone.
 
-    python tools/kill_test.py --kills 25
+    python tools/kill_test.py --kills 40
 
-A tiny model is trained, so that a kill takes seconds. What dies is papermill, the kernel, or both; when is drawn at random, with a
-preference for the moments at which something is being written. A run is killed and resumed until it ends; then weights, losses, curve,
-scores and answers must be those of the undisturbed run, to the last bit, in one record and one MLflow run.
+A tiny model is trained, so that a kill takes seconds: in turn on rows that are held, and on rows that are streamed. What dies is papermill,
+the kernel, or both; when is drawn at random, with a preference for the moments at which something is being written. A run is killed and
+resumed until it ends; then weights, losses, curve, scores and answers must be those of the undisturbed run, to the last bit, in one record
+and one MLflow run, and nothing half-written may lie beside them. A run that hangs ends the test.
 """
 import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"max_train_samples": 40, "max_eval_samples": 4, "num_samples": 1, "max_new_tokens": 4, "num_train_epochs": 2, "per_device_train_batch_size": 2,
             "gradient_accumulation_steps": 2, "learning_rate": 0.01, "lora_dropout": 0.1, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 2}
+STREAM = {**{name: value for name, value in SETTINGS.items() if name != "num_train_epochs"}, "streaming": "true", "max_steps": 18}
+KINDS = {"rows": SETTINGS, "stream": STREAM}
+PATIENCE = 900  # seconds until a run counts as stuck
 VICTIMS = ("papermill", "kernel", "both", "both")
 PHASES = ("any moment", "training", "saving", "after training", "writing the notebook")
 
@@ -31,7 +36,7 @@ def read_json(path: Path) -> dict:
 
 def read_lines(path: Path) -> list[dict]:
     "Read the complete lines of a jsonl file."
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")] if path.exists() else []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.endswith("}")] if path.exists() else []
 
 
 def start(*parameters) -> subprocess.Popen:
@@ -48,7 +53,7 @@ def start(*parameters) -> subprocess.Popen:
 
 def wait_for(process: subprocess.Popen):
     "Wait until a run has ended; where it failed, end with what it wrote."
-    if process.wait():
+    if process.wait(PATIENCE):
         process.log.seek(0)
         raise SystemExit(f"A run failed by itself:\n{process.log.read()[-3000:]}")
 
@@ -96,6 +101,9 @@ def run_and_kill(parameters: list, output: Path, phase: str, choice: random.Rand
     resumed = next((Path(value) for name, value in parameters if name == "resume"), None)
     moment, step, victim = choice.uniform(0, 1.2 * duration), choice.randint(1, 18), choice.choice(victims)
     while process.poll() is None:
+        if time.monotonic() - began > PATIENCE:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise SystemExit(f"A run hangs: {parameters}")
         new = set(output.glob("*/record.json")) - known
         folder = resumed or (new.pop().parent if new else None)
         lived = read_json(folder / "record.json").get("process") if folder else None
@@ -113,14 +121,15 @@ def outcome(folder: Path) -> dict:
     record, machine = read_json(folder / "record.json"), ("time", "before_runtime", "eval_runtime", "after_runtime")
     curve = [{name: value for name, value in line.items() if name not in machine} for line in read_lines(folder / "metrics.jsonl") if "train_runtime" not in line]
     scores = {name: value for name, value in record["metrics"].items() if not name.endswith(("_runtime", "_bytes"))}
-    return {"status": record["status"], "adapter": record["adapter_sha256"], "trace": record["loss_trace_sha256"], "metrics": scores,
+    left = sorted(re.sub(r"\d+", "N", path.name) for path in folder.rglob(".*"))
+    return {"status": record["status"], "half-written": left, "adapter": record["adapter_sha256"], "trace": record["loss_trace_sha256"], "metrics": scores,
             "curve": sorted(curve, key=lambda line: (line["step"], sorted(line))), "answers": (folder / "samples.jsonl").read_text(encoding="utf-8"),
             "page": (folder / "train.html").exists()}
 
 
-def undisturbed(output: Path, model: Path, **settings) -> tuple[Path, float]:
+def undisturbed(output: Path, model: Path, kind: str = "rows", **settings) -> tuple[Path, float]:
     "Run the experiment to its end; return its folder and the seconds it took."
-    began, process = time.monotonic(), start(*{**SETTINGS, "model": model, "output_dir": output, **settings}.items())
+    began, process = time.monotonic(), start(*{**KINDS[kind], "model": model, "output_dir": output, **settings}.items())
     wait_for(process)
     return next(output.glob("*/record.json")).parent, time.monotonic() - began
 
@@ -136,27 +145,31 @@ def main():
     from llmlab.models.testing import save_tiny_checkpoint
     from llmlab.runs.tracking import connect
 
-    choice, kills, ended, wrong = random.Random(arguments.seed), 0, 0, 0
+    choice, kills, ended, wrong, kind = random.Random(arguments.seed), 0, 0, 0, "rows"
     with tempfile.TemporaryDirectory() as place:
-        model, whole, output = save_tiny_checkpoint(Path(place) / "tiny"), Path(place) / "whole", Path(place) / "killed"
-        folder, duration = undisturbed(whole, model)
-        expected, current = outcome(folder), None
-        print(f"undisturbed: {duration:.0f} s, adapter {expected['adapter'][:16]}, losses {expected['trace'][:16]}", flush=True)
+        model, output, current, expected = save_tiny_checkpoint(Path(place) / "tiny"), Path(place) / "killed", None, {}
+        for name in KINDS:
+            folder, duration = undisturbed(Path(place) / name, model, name)
+            expected[name] = outcome(folder)
+            print(f"{name}, undisturbed: {duration:.0f} s, adapter {expected[name]['adapter'][:16]}, losses {expected[name]['trace'][:16]}", flush=True)
         while kills < arguments.kills or current:
-            phase = choice.choice(PHASES) if kills < arguments.kills else "never"
-            parameters = [("resume", current), ("output_dir", output)] if current else [*{**SETTINGS, "model": model, "output_dir": output}.items()]
+            kind = kind if current else ("rows" if kills < arguments.kills / 2 else "stream")
+            is_over = kills >= arguments.kills or kind == "rows" and kills >= arguments.kills / 2
+            phase = "never" if is_over else choice.choice(PHASES)
+            parameters = [("resume", current), ("output_dir", output)] if current else [*{**KINDS[kind], "model": model, "output_dir": output}.items()]
             known = set(output.glob("*/record.json"))
             state, victim = run_and_kill(parameters, output, phase, choice, duration, (*VICTIMS, "SIGTERM", "SIGTERM") if arguments.terminate else VICTIMS)
             current = current or next((path.parent for path in set(output.glob("*/record.json")) - known), None)
+            page = False
             if state:
                 kills += 1
-                print(f"kill {kills:2}: {state:16} of {victim:10} (wanted: {phase})", flush=True)
+                print(f"kill {kills:2}: {kind:6} {state:16} of {victim:10} (wanted: {phase})", flush=True)
                 page = current and (current / "train.html").exists() and read_json(current / "record.json").get("status") == "finished"
-            if not state or page:  # killed when all was written: there is nothing to go on with
+            if current and (not state or page):  # killed when all was written: there is nothing to go on with
                 found, ended = outcome(current), ended + 1
-                different = [name for name in expected if found[name] != expected[name]]
+                different = [name for name in expected[kind] if found[name] != expected[kind][name]]
                 wrong += bool(different)
-                print(f"  ended: {'DIFFERENT in ' + ', '.join(different) if different else 'identical: weights, losses, curve, scores, answers'}", flush=True)
+                print(f"  ended: {'DIFFERENT in ' + ', '.join(different) if different else 'identical, adapter ' + found['adapter'][:16]}", flush=True)
                 current = None
         client = connect(f"sqlite:///{output / 'mlflow.db'}")
         tracked = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])

@@ -364,8 +364,10 @@ def compiled_flex() -> Callable:
     return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
 
-SMALL_TILES = {f"fwd_{name}": size for name, size in (("BLOCK_M", 64), ("BLOCK_N", 32), ("num_stages", 1))} | {
-    f"bwd_{name}": size for name, size in (*((f"BLOCK_{side}", 32) for side in ("M1", "N1", "M2", "N2")), ("num_stages", 2))}
+SMALL_TILES = {
+    "fwd_BLOCK_M": 64, "fwd_BLOCK_N": 32, "fwd_num_stages": 1,
+    "bwd_BLOCK_M1": 32, "bwd_BLOCK_N1": 32, "bwd_BLOCK_M2": 32, "bwd_BLOCK_N2": 32, "bwd_num_stages": 2,
+}
 
 
 def flex_forest(
@@ -403,14 +405,14 @@ def choose_way(
     dropout: float,
 ) -> str:  # blocks, varlen, flex or dense
     "Choose how to attend over a pack."
-    size = query.shape[-1]
+    size, value_size = query.shape[-1], value.shape[-1]
     if dropout:
         return "dense"
     if not has_flash(query):
         return "blocks" if query.device.type == "cpu" else "dense"
-    if window is None and softcap is None and size == value.shape[-1] and size % 8 == 0 and size <= 256:
-        return "varlen"
-    return "flex"
+    if size > 256:
+        return "dense"
+    return "varlen" if window is None and softcap is None and value_size <= size and size % 8 == 0 else "flex"
 
 # %% ../../nbs/03_batching/02_attention.ipynb #9a59a230
 def forest_attention(
@@ -441,8 +443,10 @@ def forest_attention(
         window = None  # no path is as long
     way = choose_way(query, value, window, softcap, dropout)
     if way == "varlen":
-        rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (tokens, heads, size)
-        return VarlenAttention.apply(*rows, under_way.make(call_borders, query.device), scale)[None], None
+        filled = torch.nn.functional.pad(value, (0, query.shape[-1] - value.shape[-1]))  # the kernel knows one size
+        rows = [tensor[0].transpose(0, 1) for tensor in (query, key, filled)]  # (tokens, heads, size)
+        output = VarlenAttention.apply(*rows, under_way.make(call_borders, query.device), scale)
+        return output[None, ..., :value.shape[-1]], None
     if way == "blocks":
         output = BlockwiseAttention.apply(query, key, value, segments, scale, window, softcap)
     elif way == "flex":

@@ -59,7 +59,7 @@ CPU_SLICE_BYTES = 2**21  # of logits at a time under a frozen head on a CPU: wha
 def loss_of_answers(
     model,  # peft.PeftModel, possibly wrapped for distributed training
     head,  # its lm_head, from `find_head`; None to let the model compute the logits
-    batch: dict,  # a Pack under "pack", under way in forest mode; or input_ids, attention_mask, labels: (examples, length)
+    batch: dict,  # a Pack under "pack", in forest mode; or input_ids, attention_mask, labels: (examples, length)
 ) -> tuple[torch.Tensor, torch.Tensor]:  # sum of the loss over supervised tokens, and their number
     "Compute the loss of a batch on its supervised tokens."
     inputs, positions, targets = _read_batch(model, batch)

@@ -9,6 +9,7 @@ __all__ = ['VarlenCall', 'varlen_calls', 'Borders', 'call_borders', 'flash_forwa
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy
 import torch
 
 from .forest import Segment
@@ -57,20 +58,18 @@ class Borders(NamedTuple):
     has_queries: torch.Tensor | None  # (tokens, 1, 1) of bool: keys that are seen; None: all
 
 
-@lru_cache(maxsize=8)
 def call_borders(segments: tuple[Segment, ...], device: torch.device) -> tuple[Borders, ...]:
     "Bring the borders of a row's calls to a device."
     return tuple(_borders(call, device) for call in varlen_calls(segments))
 
 
 def _borders(call, device):
-    pair = [torch.tensor(borders, dtype=torch.int32) for borders in call[:2]]
-    marks = [None, None]
+    arrays = [numpy.array(borders, numpy.int32) for borders in call[:2]]
     if not call.causal:
-        queries, keys = (borders.diff() for borders in pair)  # tokens of each run
-        marks = [(other > 0).repeat_interleave(own)[:, None, None] for own, other in ((queries, keys), (keys, queries))]
-    moved = [tensor if tensor is None else tensor.to(device) for tensor in (*pair, *marks)]
-    return Borders(*moved[:2], call.longest(), call.causal, *moved[2:])
+        queries, keys = (numpy.diff(borders) for borders in arrays)  # tokens of each run
+        arrays += [numpy.repeat(other > 0, own)[:, None, None] for own, other in ((queries, keys), (keys, queries))]
+    queries, keys, *marks = (torch.tensor(array, device=device) for array in arrays)
+    return Borders(queries, keys, call.longest(), call.causal, *(marks or (None, None)))
 
 
 def flash_forward(
@@ -109,7 +108,7 @@ class VarlenAttention(torch.autograd.Function):
     "Attention over a forest on a GPU, in a call for each level."
 
     @staticmethod
-    def forward(ctx, query, key, value, calls, scale):  # (tokens, heads, size), of one dtype; calls: from `call_borders`
+    def forward(ctx, query, key, value, calls, scale):  # (tokens, heads, size), of one dtype
         output, log_sum = flash_forward(query, key, value, calls[0], scale)  # (tokens, heads, size), (heads, tokens)
         for borders in calls[1:]:
             part, part_log_sum = flash_forward(query, key, value, borders, scale)
@@ -130,6 +129,7 @@ class VarlenAttention(torch.autograd.Function):
             if gradients is None:
                 gradients = list(parts)
                 continue
-            for total, part, mark in zip(gradients, parts, (borders.has_keys, borders.has_queries, borders.has_queries)):
+            marks = borders.has_keys, borders.has_queries, borders.has_queries
+            for total, part, mark in zip(gradients, parts, marks):
                 total += part.masked_fill(~mark, 0)
         return *gradients, None, None

@@ -6,7 +6,7 @@
 __all__ = ['takes_output_dir', 'takes_output', 'takes_dtype', 'Command', 'say', 'Commands', 'main', 'read_notebook',
            'run_notebook', 'checked_config', 'settings_help', 'train', 'evaluate', 'resume', 'rerun', 'verify_lines',
            'compare', 'sync', 'LiveTable', 'sweep', 'preview', 'plan', 'check_gradients', 'merge', 'export', 'chat',
-           'presets', 'ui']
+           'presets', 'doctor', 'ui']
 
 # %% ../../nbs/12_commands/01_cli.ipynb #commands-cli-imports
 import json
@@ -349,7 +349,8 @@ def _sweep_definition(file, settings, options):
     if file:
         definition |= {"name": Path(file).stem, **read_settings(read_text(file, "FILE"), file)}
     if not isinstance(definition["parameters"], dict):
-        raise LabError(f"{file}: parameters: {brief(definition['parameters'])} is no mapping: write {{name: [values]}}.")
+        raise LabError(f"{file}: parameters: {brief(definition['parameters'])} is no mapping: write "
+                       "{name: [values]}.")
     for name, value in options.items():
         if value is not None:
             is_yaml = name in ("scheduler", "resources_per_trial")
@@ -476,6 +477,21 @@ def presets():
     say(text_table(["dataset", "task", "source", "licence"], datasets) + "\n")
     say(text_table(["prompt"], [[name] for name in PROMPTS]) + "\n")
     say(text_table(["task", "needs", ""], tasks) + "\n")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Write the report for programs.")
+def doctor(as_json):
+    "Look at this machine, and try what an experiment needs; the exit status is 1 where something will fail."
+    from llmlab.commands.doctor import examine, finding_line, has_failed, report_json
+
+    def say(finding):
+        click.echo(finding_line(finding), err=as_json)
+
+    findings = examine(say)
+    if as_json:
+        click.echo(report_json(findings))
+    sys.exit(int(has_failed(findings)))
 
 
 @main.command()

@@ -23,7 +23,7 @@ import nbformat
 from papermill.engines import NBClientEngine, papermill_engines
 
 from ..common.errors import SAVE_MEMORY, LabError, brief, fault_advice, first_line, without_secrets
-from ..common.files import output_folder, parse_json, project_root, read_text, write_atomic
+from ..common.files import output_folder, parse_json, project_root, read_json_lines, read_text, write_atomic
 from ..common.settings import coerce
 from ..config.arguments import read_settings
 from ..config.schema import ExperimentConfig, default_of
@@ -182,7 +182,7 @@ class LabEngine(NBClientEngine):
         runs = planned.parent if planned else output_folder(config.output_dir)
         if output_path and output_path != "-":
             folder = Path(output_path).resolve().parent
-            if folder.parent == runs and not (folder / "record.json").exists():
+            if folder.parent == runs and not os.path.exists(folder / "record.json"):
                 return folder
         return planned or fresh_folder(config.output_dir, config.model, config.dataset)
 
@@ -208,12 +208,11 @@ class Attempt:
 
         self.nb, self.kind, self.folder, self.lifecycle, self.records = nb, kind, folder, lifecycle, records
         self.notebook = folder / f"{kind}.ipynb"
-        self.made = [path for path in (folder, *folder.parents) if not path.exists()]  # the innermost first
-        self.before = {path: path.read_bytes() if path.name in self.kept else None for path in folder.glob("*")}
+        self.made, self.before = [], {}  # folders, the innermost first; what was in the run's, with the content of some
         self.owned = self.opened = False  # the folder was made here; its record was begun
         is_file = output_path not in (None, "-") and "://" not in output_path
         self.output = Path(output_path).resolve() if is_file else None
-        self.had_output = self.output is None or self.output.exists()
+        self.had_output = self.output is None or os.path.exists(self.output)
 
     @property
     def kept(self) -> set[str]:
@@ -228,6 +227,9 @@ class Attempt:
             check_folder(self.folder.parent, "output_dir")
             if self.output and self.output.parent != self.folder and not self.output.parent.is_dir():
                 raise LabError(f"The output path {self.output} lies in no folder that exists: make it first.")
+            self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+            for path in self.folder.glob("*"):
+                self.before[path] = path.read_bytes() if path.name in self.kept else None
             with contextlib.suppress(FileExistsError):
                 self.folder.mkdir(parents=True)
                 self.owned = True
@@ -250,8 +252,8 @@ class Attempt:
 
     def withdraw(self):
         "Take away what this attempt has made, and put back what it has changed."
-        new = [path for path in self.folder.glob("*") if path not in self.before]
-        for path in [self.folder] if self.owned else new * self.opened:
+        new = [path for path in self.folder.glob("*") if path not in self.before] if self.opened else []
+        for path in [self.folder] if self.owned else new:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path, content in self.before.items():
             if content is not None and self.opened:
@@ -260,7 +262,8 @@ class Attempt:
             with contextlib.suppress(OSError):  # others have put something there since
                 path.rmdir()
         if not self.had_output:
-            self.output.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a path that can be no file
+                self.output.unlink()
 
     def close(self, error: str | None):
         "Leave a record that says how the run ended, with the notebook and its page in it."
@@ -356,7 +359,7 @@ WATCH_SECONDS = 2
 def progress_text(folder: Path) -> str:
     "Say how far a training is, such as `step 7/60, loss 2.310`; nothing where it has not begun."
     try:
-        entry = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        entry = read_json_lines(folder / "metrics.jsonl")[-1]
         steps = json.loads((folder / "record.json").read_text()).get("max_steps", "?")
     except (OSError, ValueError, IndexError):
         return ""

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from .errors import LabError, brief, closest
+from .errors import LabError, brief, closest, first_line
 
 # %% ../../nbs/13_common/05_settings.ipynb #settings-yaml
 MAX_YAML_VALUES = 100_000  # in one text, each as often as aliases repeat it
@@ -50,8 +50,8 @@ def read_yaml(
         problem = brief(error.problem or error.context, 300)[1:-1]
     except RecursionError:
         place, problem = "", "brackets within brackets, too deep to follow"
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # such as a control character, or a 31st of February
-        place, problem = "", brief(str(error).partition("\n")[0], 300)[1:-1]
+    except Exception as error:  # whatever a tag like !!int or a 31st of February does to the reader
+        place, problem = "", brief(first_line(error), 300)[1:-1]
     raise LabError(f"{source} is not valid YAML: {problem}{place}. Write {{name: value}}, with lists as [a, b].")
 
 

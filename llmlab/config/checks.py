@@ -7,13 +7,14 @@ __all__ = ['MIN_PACK_TOKENS', 'NEEDS', 'OPTIMIZER_PACKAGES', 'Need', 'optimizer_
 
 # %% ../../nbs/08_config/02_checks.ipynb #config-checks-imports
 import importlib.util
+import json
 import os
 import re
 import typing
 from collections.abc import Callable
 
 from ..common.device import has_gpu
-from ..common.errors import brief, closest
+from ..common.errors import brief, closest, without_secrets
 from .passed import passed_problems
 from .schema import ExperimentConfig, default_of
 
@@ -194,10 +195,11 @@ def _name_problems(config):
 
 # %% ../../nbs/08_config/02_checks.ipynb #config-checks-secrets
 def _secret_problems(config):
-    "Find user names and passwords."
-    if config.mlflow_tracking_uri and re.search(r"//[^/]*@", config.mlflow_tracking_uri):
-        yield ("mlflow_tracking_uri holds a user or password, which would stand in the record: "
-               "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.")
+    "Find user names, passwords and tokens, wherever a setting may hold one."
+    for name, value in config:
+        if json.dumps(without_secrets(value), default=str) != json.dumps(value, default=str):
+            yield (f"{name} holds a user, a password or a token, which would stand in the record: leave it out. "
+                   "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and HF_TOKEN in the environment are the place.")
 
 # %% ../../nbs/08_config/02_checks.ipynb #0c725e95
 def _worker_problems(config):

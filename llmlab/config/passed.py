@@ -90,8 +90,9 @@ def library_fields(dict_name: str) -> set[str]:
 # %% ../../nbs/08_config/05_passed.ipynb #config-passed-kinds
 _Token = pydantic.NonNegativeInt
 KINDS = {  # as they are called in the table
-    "yes or no": bool, "text": str, "names": list[str], "number": pydantic.NonNegativeFloat, "signed": float,
-    "positive": pydantic.PositiveFloat, "share": typing.Annotated[float, pydantic.Field(ge=0, le=1)],
+    "any": typing.Any, "yes or no": bool, "text": str, "names": list[str], "signed": float,
+    "number": pydantic.NonNegativeFloat, "positive": pydantic.PositiveFloat,
+    "share": typing.Annotated[float, pydantic.Field(ge=0, le=1)],
     "count": pydantic.NonNegativeInt, "from one": pydantic.PositiveInt, "token": _Token, "tokens": list[_Token],
     "lists of tokens": list[list[_Token]],
 }
@@ -343,7 +344,7 @@ def passed_problems(
     for dict_name, beside in DRY_RUNS.items():
         if given := getattr(config, dict_name):
             problems += _made_problems(dict_name, {**beside, **given})
-    if config.training_args and not {"fsdp", "deepspeed"} & {*config.training_args}:  # those look for other processes
+    if config.training_args and not {*_PROCESSES} & {*config.training_args}:  # some of which look for others
         problems += _made_problems("training_args", {"use_cpu": not has_gpu(), **config.training_args})
     return problems
 
@@ -355,4 +356,5 @@ def _made_problems(dict_name, values) -> Iterator[str]:
         if dict_name == "training_args":
             made.get_process_log_level()
     except Exception as error:  # of a library: any
-        yield f"{dict_name}={brief(values)}: {LIBRARY_CLASSES[dict_name][1]} refuses it: {brief(str(error), 300)[1:-1]}."
+        reason, class_name = brief(str(error), 300)[1:-1], LIBRARY_CLASSES[dict_name][1]
+        yield f"{dict_name}={brief(values)}: {class_name} refuses it: {reason}."

@@ -93,7 +93,7 @@ def check_rows(
     task: str,  # of every row; auto: mrc where all rows have a context, else instruct
     column_mapping: dict[str, str],  # the lab's column -> the dataset's, where names do not say it
     strict: bool = True,  # otherwise entries of column_mapping that name no column here are passed over
-    compose_hangul: bool = True,  # put Hangul in pieces (NFD) together
+    compose: bool = True,  # put Hangul in pieces (NFD) together
 ) -> Iterator[dict]:  # rows in the lab's shape
     "Bring rows into the lab's shape, and drop those that cannot be used."
     source = iter(source)
@@ -101,7 +101,7 @@ def check_rows(
     if not beginning:
         raise LabError(f"{report.name} holds no rows.")
     known = _inspect(report, beginning, column_mapping, strict)
-    rows = _make_rows(chain(beginning, source), known, report, compose_hangul)
+    rows = _make_rows(chain(beginning, source), known, report, compose)
     first_rows = list(islice(rows, len(beginning)))
     report.task = _find_task(first_rows) if task == "auto" else task
     for where, row in chain(first_rows, rows):

@@ -25,7 +25,7 @@ from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 
-from ..common.errors import LabError, brief, closest
+from ..common.errors import LabError, brief, closest, first_line
 from ..common.files import parse_json
 
 # %% ../../nbs/01_data/02_rows.ipynb #rows-compose
@@ -416,7 +416,12 @@ def store_rows(
     from datasets import Dataset, config
     from datasets.arrow_writer import ArrowWriter
 
-    folder = _process_folder(Path(cache_dir or config.HF_DATASETS_CACHE).expanduser())
+    place = cache_dir or config.HF_DATASETS_CACHE
+    try:
+        folder = _process_folder(Path(place).expanduser())
+    except (OSError, RuntimeError) as error:
+        raise LabError(f"cache_dir={brief(str(place))}: rows cannot be put there ({first_line(error)}). "
+                       "Name a folder that you may write to.") from None
     with ArrowWriter(features=row_features(), path=f"{folder}/rows.arrow") as writer:
         for row in rows:
             writer.write(row)

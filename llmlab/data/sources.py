@@ -44,7 +44,7 @@ def _other_format(path):
     return " Mend or delete the line."
 
 
-_NULS = "It holds NUL bytes, as UTF-16 does where no mark says so. Save the file as UTF-8."
+_NULS = "It holds NUL bytes, as UTF-16 does where no mark says so."
 
 # %% ../../nbs/01_data/01_sources.ipynb #a49be7e0
 def _find_encoding(path, encodings, notes):
@@ -63,7 +63,7 @@ def _undecodable_line(path, encoding):
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if b"\0" in line:
-                raise _fault(path, number, _NULS)
+                raise _fault(path, number, f"{_NULS} Save the file as UTF-8.")
             try:
                 line.decode(encoding)
             except UnicodeDecodeError:
@@ -117,7 +117,8 @@ def _refuse_twice(place, names):
 def _check_fields(path, line, row, names, notes):
     "Refuse a row with more fields than the header; note fewer fields, and texts that a spreadsheet may have cut."
     if None in row:
-        raise _fault(path, line, f"more fields than the {len(names)} of the header. Quote fields that hold a separator.")
+        problem = f"more fields than the {len(names)} of the header. Quote fields that hold a separator."
+        raise _fault(path, line, problem)
     remarks = []
     if row[names[-1]] is None:
         remarks.append("has rows with fewer fields than its header; those missing are read as empty")
@@ -279,8 +280,8 @@ def _find_member(name, parameter):
     elif looks_local or name not in DATASETS:
         path = find_path(preset.source)
     if not path and (looks_local or preset.source.count("/") != 1):
-        raise LabError(f"{parameter}={brief(preset.source)} is neither a preset nor a file here nor a hub id (owner/name)."
-                       f"{closest(name, DATASETS)} Presets: {', '.join(DATASETS)}.")
+        raise LabError(f"{parameter}={brief(preset.source)} is neither a preset nor a file here nor a hub id "
+                       f"(owner/name).{closest(name, DATASETS)} Presets: {', '.join(DATASETS)}.")
     if path and name not in DATASETS:
         name = path.name
     return Member(name, preset, path)
@@ -362,8 +363,10 @@ def read_hub(
     except (ConnectionError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         reason = ("it is not in the cache and the hub cannot be reached. Connect and try again, "
                   "or download it elsewhere and give a file as dataset=PATH.")
-    except ValueError as error:
-        reason = f"{first_line(error)} Set dataset_config."
+    except (exceptions.DatasetsError, OSError, RuntimeError, ValueError) as error:
+        is_open = "Config name" in str(error)
+        way_out = "Set dataset_config." if is_open else "Get its files by hand, and give one as dataset=PATH."
+        reason = f"{first_line(error)} {way_out}"
     raise LabError(f"dataset={dataset_id!r} cannot be had: {reason}")
 
 # %% ../../nbs/01_data/01_sources.ipynb #20874a7f
@@ -384,9 +387,15 @@ def open_member(
         training = next(split for split in splits if split != validation or len(splits) == 1)
     if training == validation:
         validation = None
-    return training, validation, {split: partial(_read_split, splits, split) for split in splits}
+    return training, validation, {split: partial(_read_split, splits, split, member.name) for split in splits}
 
 
-def _read_split(splits, split):
-    for number, row in enumerate(splits[split], start=1):
-        yield f"{split} row {number}", row
+def _read_split(splits, split, name):
+    "Read the rows of a split of the hub, which may break off as any file may."
+    number = 0
+    try:
+        for number, row in enumerate(splits[split], start=1):
+            yield f"{split} row {number}", row
+    except Exception as error:  # of a column that cannot be decoded, of a connection: there is no end of kinds
+        raise LabError(f"dataset={name}: {split} cannot be read after row {number} ({type(error).__name__}: "
+                       f"{first_line(error)}). Try again, or get its files by hand.") from error

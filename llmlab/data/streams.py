@@ -30,7 +30,7 @@ class OpenSplit:
     task: str
     column_mapping: dict[str, str]
     strict: bool  # each entry of column_mapping must name a column of this split
-    compose_hangul: bool = True  # put Hangul in pieces (NFD) together
+    compose_hangul: bool
 
     def rows(self, report: SplitReport, limit: int | None = None) -> typing.Iterator[dict]:
         "Read and check the rows, or the first `limit` of them."

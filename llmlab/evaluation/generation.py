@@ -21,7 +21,7 @@ from ..common.settings import AnswerSettings, takes_settings
 # %% ../../nbs/05_evaluation/03_generation.ipynb #48b53fec
 @lru_cache(maxsize=8)
 def turn_end(tokenizer) -> int | None:
-    "Return the special token that ends an assistant's turn in the tokenizer's chat template, or None."
+    "Return the token of its own that ends an assistant's turn in the tokenizer's chat template, or None."
     if not getattr(tokenizer, "chat_template", None):
         return None
     turns = [{"role": "user", "content": "가"}, {"role": "assistant", "content": "나"}]
@@ -30,8 +30,8 @@ def turn_end(tokenizer) -> int | None:
     except Exception:  # templates are programs of others, and may refuse such turns
         return None
     ending = tokenizer(text.rpartition("나")[2].strip(), add_special_tokens=False).input_ids
-    is_special = bool(ending) and ending[0] in tokenizer.all_special_ids
-    return ending[0] if is_special else None
+    is_its_own = bool(ending) and ending[0] in tokenizer.added_tokens_decoder  # few of them have a name as well
+    return ending[0] if is_its_own else None
 
 # %% ../../nbs/05_evaluation/03_generation.ipynb #46711105
 def generation_settings(
@@ -51,6 +51,8 @@ def generation_settings(
         "pad_token_id": tokenizer.pad_token_id, **habits, **generation_args,
     }
     stops, vocabulary = _listed(arguments["stop_strings"]), tokenizer.get_added_vocab()
+    if not all(isinstance(stop, str) and stop for stop in stops):
+        raise LabError(f"generation_args: stop_strings={stops}: give texts that end an answer, none of them empty.")
     ends = {*_listed(arguments["eos_token_id"]), *(vocabulary[stop] for stop in stops if stop in vocabulary)}
     if "eos_token_id" not in generation_args:
         ends |= {tokenizer.eos_token_id, turn_end(tokenizer)} - {None}

@@ -22,7 +22,7 @@ from ..models.adapters import add_lora, check_targets, family_targets, prepare_f
 from ..models.checkpoints import check_model_name, choose_dtype, load_config, make_quantization
 from ..models.checkpoints import master_weights, weights_cache
 from ..models.presets import ModelPreset, architecture_config
-from ..models.reader import reading
+from ..models.reader import check_folder, reading
 
 # %% ../../nbs/09_experiment/06_meta_model.ipynb #222e5bb3
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def find_blueprint(settings: ModelSettings) -> Blueprint:
         folder = _cached_folder(hub_id, settings)
     name = label(settings.model)
     if folder and folder.is_dir():
+        check_folder(folder, weights=False)
         architecture = load_config(folder)
         return Blueprint(name, architecture, architecture.dtype or torch.float32, preset, folder)
     if not preset or not preset.config:

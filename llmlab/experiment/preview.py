@@ -123,7 +123,7 @@ def find_tokenizer(config: ExperimentConfig) -> tuple:  # tokenizer; tokens that
     "Load the tokenizer of a model, and nothing else of it."
     preset, folder = check_model_name(config.model)
     if folder or preset and preset.package:
-        checkpoint = locate_model(config)
+        checkpoint = locate_model(config, weights=False)
         return load_tokenizer(checkpoint.path, config), checkpoint.context_length
     hub_id = preset.id if preset else config.model
     options = {**config.tokenizer_args, "cache_dir": config.cache_dir}

@@ -41,6 +41,10 @@ FAMILY_TARGETS = {  # for families that peft does not know
     "hyperclovax": ["q_proj", "v_proj"],
     "gemma4_text": ["q_proj", "v_proj"],
     "phi3": ["qkv_proj"],
+    "exaone_moe": ["q_proj", "v_proj"],
+    "solar_open": ["q_proj", "v_proj"],
+    "deepseek_v3": r".*\.self_attn\.(q|q_b|kv_b)_proj",  # queries are compressed first in some sizes
+    "axk1": ["q_b_proj", "kv_b_proj"],
 }
 
 
@@ -157,8 +161,6 @@ OUTSIDE_OF_EXPERTS = (  # what peft does to layers only, or passes over in silen
 def _check_parameters(model, options):
     "Raise a `LabError` for weights that there are not, and for settings that cannot be had with them."
     names, asked = [name for name, _ in model.named_parameters()], options.get("target_parameters") or []
-    if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
-        raise LabError(f"lora_args: target_parameters={brief(asked)} is no list of names, such as [experts.down_proj].")
     for target in asked:
         if not target or not any(f".{name}".endswith(f".{target}") for name in names):
             hint = closest(target, {".".join(name.split(".")[-2:]) for name in names})

@@ -15,7 +15,7 @@ from functools import lru_cache
 import yaml
 
 from ..common.errors import brief, entry_from
-from .reader import reading
+from .reader import check_parts, reading
 
 # %% ../../nbs/07_models/01_presets.ipynb #d78c4d23
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def architecture_config(settings: dict):  # transformers.PretrainedConfig
     "Make a model's configuration from its values, `model_type` among them."
     from transformers import AutoConfig
 
+    check_parts(settings, "its config")
     width, heads = settings.get("hidden_size"), settings.get("num_attention_heads")
     uneven = isinstance(width, int) and isinstance(heads, int) and heads and width % heads
     if settings["model_type"] == "llama" and uneven and settings.get("head_dim"):

@@ -109,9 +109,16 @@ def _save_rounded(run, merged, target, dtype):
     "Write the merged model; return the logits of the rounded weights."
     import torch
 
-    merged.generation_config = generation_settings(
-        merged, run.tokenizer, run.max_new_tokens, run.config.generation_args
-    )
+    merged.generation_config = _generation_config(run, merged)
     merged = merged.to(getattr(torch, dtype))
     merged.save_pretrained(target)
     return probe_logits(run, merged.float())
+
+
+def _generation_config(run, merged):
+    "Say how the merged model answers; an older run's settings that had no effect must not keep it from being written."
+    try:
+        return generation_settings(merged, run.tokenizer, run.max_new_tokens, run.config.generation_args)
+    except LabError as error:
+        warnings.warn(f"{error} The merged model's generation_config.json is written without them.")
+        return generation_settings(merged, run.tokenizer, run.max_new_tokens, {})

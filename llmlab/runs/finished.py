@@ -13,6 +13,7 @@ from ..common.files import read_json_lines
 from ..evaluation.tasks import TASKS, find_task
 from ..experiment.extensions import check_benchmarks, load_extensions
 from ..models.adapters import grow_embeddings
+from ..models.reader import load_adapter
 from ..models.checkpoints import choose_dtype, load_base_model, load_tokenizer, locate_model, make_quantization
 from .folders import read_record, recorded_config
 from ..tokens.prompts import Span, find_prompt, render
@@ -67,7 +68,6 @@ def load_trained(
     float32: bool = False,  # dequantize and widen everything; otherwise as in training
 ):  # transformers or peft model, in evaluation mode
     "Load what a run trained."
-    from peft import PeftModel
     import torch
 
     config = run.config
@@ -84,4 +84,4 @@ def load_trained(
         grow_embeddings(base, run.tokenizer)
     with torch.random.fork_rng():  # PiSSA takes its start out of the base again, and may draw as it does
         torch.manual_seed(config.seed)
-        return PeftModel.from_pretrained(base, run.weights).eval()
+        return load_adapter(base, run.weights).eval()

@@ -138,10 +138,10 @@ def is_running(content: dict) -> bool:  # `content`: of record.json
     import psutil
 
     try:
-        process = psutil.Process(content["process"])
+        process = psutil.Process(int(content["process"]))
         is_same = abs(process.create_time() - content["process_created"]) < 1  # second
         return is_same and process.status() != psutil.STATUS_ZOMBIE
-    except (KeyError, TypeError, psutil.NoSuchProcess):
+    except (KeyError, TypeError, ValueError, OverflowError, psutil.Error):
         return False
 
 

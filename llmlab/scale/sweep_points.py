@@ -68,7 +68,7 @@ class Sweep:
     search_seed: int = 0  # of the draws
     resources_per_trial: dict[str, NonNegativeFloat] = field(default_factory=dict)  # cpu, gpu and Ray's custom ones
     max_concurrent: PositiveInt | None = None  # trials at a time; otherwise as many as the resources allow
-    max_failures: NonNegativeInt = field(default_factory=partial(default_of, "max_failures"))  # restarts of a trial, at most
+    max_failures: NonNegativeInt = field(default_factory=partial(default_of, "max_failures"))  # restarts of a trial
 
     @property
     def choices(self) -> dict[str, Any]:

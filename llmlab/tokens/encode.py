@@ -35,6 +35,7 @@ from .truncation import Encoder, Fitted, fit_rows, make_encoder
 COUNTS = (
     "contexts_cut", "answers_cut", "turns_cut", "contexts_in_windows", "windows", "windows_without_answer",
     "no_room_for_windows", "answers_elsewhere", "taken_whole", "answers_changed", "reasoning_left_out",
+    "changed_by_tokenizer",
 )
 MAX_PLACES = 20  # rows named for each reason
 

@@ -150,7 +150,7 @@ PROMPTS = {
 # %% ../../nbs/02_tokens/01_prompts.ipynb #80f27753
 def render(
     prompt: Prompt,
-    row: dict,  # question, and where there are any: system, history (earlier exchanges), input, context, reasoning, answer
+    row: dict,  # question; where there are any: system, history (earlier exchanges), input, context, reasoning, answer
     tokenizer=None,  # needed for chat templates
     last_turn_only: bool = False,  # learn the final answer alone; otherwise every turn that the row wants learned
 ) -> list[Span]:
@@ -263,10 +263,10 @@ def _check_said(text, messages):
         if message["role"] == "assistant" and message is not messages[-1]:
             parts = [message["content"].rpartition("</think>")[2]]
         for said in parts:
-            place = rest.find("".join(said.split()))
-            if place < 0:
-                raise _template_error(f"leaves out, changes or rearranges what the {message['role']} says: {brief(said)}")
-            rest = rest[place + len("".join(said.split())):]
+            _, found, rest = rest.partition("".join(said.split())) if said.strip() else ("", True, rest)
+            if not found:
+                raise _template_error("leaves out, changes or rearranges what the "
+                                      f"{message['role']} says: {brief(said)}")
 
 # %% ../../nbs/02_tokens/01_prompts.ipynb #7aa8d790
 MAX_TEMPLATE_CHARACTERS = 1_000_000  # that a template adds to what is said
@@ -285,7 +285,8 @@ def _run_template(tokenizer, messages, thinking, opening=False):
         raise _template_error(f"makes {len(text):,} characters of {len(messages)} messages")
     if address := re.search(r"<[\w.<> ]+ at 0x[0-9a-f]+>", text):
         if not any(address[0] in message["content"] for message in messages):
-            raise _template_error(f"writes an object of the program instead of text: {address[0].partition(' at ')[0]}>")
+            kind = address[0].partition(" at ")[0]
+            raise _template_error(f"writes an object of the program instead of text: {kind}>")
     return text
 
 

@@ -11,6 +11,7 @@ import typing
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..common.errors import LabError
 from ..common.settings import TokenSettings, takes_settings
@@ -291,7 +292,7 @@ def fit_rows(
     turns = [_spoken(row, encoder) for row in rows]
     spans = [spans for parts in turns for _, spans in parts]
     drafts = iter(tokenize_all(spans, encoder.tokenizer, chat=encoder.prompt.chat, offsets=offsets))
-    results = []
+    results, is_lossy = [], _is_lossy(encoder)
     for row, token, parts in zip(rows, _smuggled(rows, encoder), turns):
         row_drafts = [next(drafts) for _ in parts]
         whole = row_drafts[-1]
@@ -304,7 +305,26 @@ def fit_rows(
             fitted = [Fitted([whole], len(whole.input_ids), Counter(taken_whole=1))]
         results.append(_together(fitted))
         results[-1].counts.update(_changes(row, parts, encoder))
+        if is_lossy:
+            read = _read_back(row_drafts, encoder)
+            texts = [row.get(name) or "" for name in ("context", "question", "input", "answer")]
+            results[-1].counts["changed_by_tokenizer"] += any(text not in read for text in texts)
     return results
+
+
+_PROBE = "가  나\n\n    다\t½ ＡＢ e\u0301 뷁\U0001f9ff"  # what tokenizers that rewrite text rewrite
+
+
+def _is_lossy(encoder):
+    "Say whether the tokenizer may rewrite a text, or has no token for some of its characters."
+    probe = encoder.tokenizer(_PROBE, add_special_tokens=False)
+    return _PROBE not in _read_back([probe], encoder)
+
+
+def _read_back(drafts, encoder):
+    "Turn tokens back into the text that the model reads."
+    decode = partial(encoder.tokenizer.decode, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return "".join(decode(draft.input_ids) for draft in drafts)
 
 
 def _changes(row, parts, encoder):
@@ -312,8 +332,9 @@ def _changes(row, parts, encoder):
     written = "".join(span.text for _, spans in parts for span in spans if span.role == "answer")
     earlier = row.get("history") or [] if encoder.learn_turns == "all" else []
     turns = [row, *(turn for turn in earlier if turn.get("learn", True))]
-    lost = {"answers_changed": "answer", "reasoning_left_out": "reasoning"}
-    return Counter(name for name, column in lost.items() if any((turn.get(column) or "") not in written for turn in turns))
+    kinds = {"answers_changed": "answer", "reasoning_left_out": "reasoning"}
+    missing = {column for column in kinds.values() for turn in turns if (turn.get(column) or "") not in written}
+    return Counter(name for name, column in kinds.items() if column in missing)
 
 
 def _smuggled(rows, encoder):

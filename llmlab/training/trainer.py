@@ -38,7 +38,9 @@ from ..common.errors import LabError
 from ..config.passed import idle_remark
 from ..config.schema import ExperimentConfig
 from ..models.adapters import add_lora, add_tokens, check_targets, choose_targets, prepare_full
-from ..models.checkpoints import Checkpoint, choose_dtype, load_base_model, load_tokenizer, make_quantization, master_weights
+from llmlab.models.checkpoints import (
+    Checkpoint, choose_dtype, load_base_model, load_tokenizer, make_quantization, master_weights,
+)
 from ..models.experts import model_notes
 from ..tokens.tokenize import Example
 from .checkpoints import Checkpoints, checkpoints_in, newest_checkpoint, step_of
@@ -280,12 +282,7 @@ def make_batcher(
     arguments: TrainingArguments,
 ) -> Batcher:
     "Decide how examples become passes; fall back to padding, with a warning, where the model cannot take packs."
-    if problem := model_problem(model):
-        raise LabError(f"model: {model.config.model_type} cannot be trained here: {problem}. Choose a model that writes "
-                       "from left to right, or other target_modules where LoRA's layers are what fails.")
-    if idle := idle_layers(model):
-        warnings.warn(f"LoRA on {', '.join(idle)} of {model.config.model_type} will learn nothing, for no gradient reaches "
-                      "it: leave it out of target_modules.", stacklevel=2)
+    _check_model(model)
     batching, switch = config.batching, length_switch(model.config)
     if switch.rope_type and switch.rope_type != "longrope" and config.max_length > switch.length:
         raise LabError(f"max_length={config.max_length}: beyond {switch.length} tokens the positions of this model (RoPE "
@@ -304,6 +301,17 @@ def make_batcher(
     )
     _check_passes(config, model, batcher, arguments)
     return batcher
+
+
+def _check_model(model):
+    "Refuse a model that cannot learn to write, and warn of adapters that cannot learn."
+    family = model.config.model_type
+    if problem := model_problem(model):
+        raise LabError(f"model: {family} cannot be trained here: {problem}. Choose a model that writes from left to right, "
+                       "or other target_modules where LoRA's layers are what fails.")
+    if idle := idle_layers(model):
+        warnings.warn(f"LoRA on {', '.join(idle)} of {family} will learn nothing, for no gradient reaches it: leave it out "
+                      "of target_modules.", stacklevel=3)
 
 
 def _check_passes(config, model, batcher, arguments):
@@ -429,8 +437,8 @@ def run_training(
     "Train, with the eval loss before and after; return the metrics that a record holds."
     before = trainer.evaluate(metric_key_prefix="before")
     if not math.isfinite(before["before_loss"]):
-        raise LabError(f"The held-out loss is {before['before_loss']} before a step is trained: the model's weights are "
-                       "damaged, or dtype is too narrow for them. Try dtype=float32, or another model.")
+        raise LabError(f"The held-out loss is {before['before_loss']} before a step is trained: the model's weights "
+                       "are damaged, or dtype is too narrow for them. Try dtype=float32, or another model.")
     seconds = train_from(trainer, newest_checkpoint(trainer.args.output_dir) if resume else None)
     eval_loss = _last_eval_loss(trainer)
     if eval_loss is None:
