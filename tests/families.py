@@ -1,4 +1,4 @@
-"""Walk over every causal family that the installed transformers can build small; `python tests/families.py` writes families.yaml anew."""
+"""Walk over every causal family that transformers can build small; `python tests/families.py` writes the table anew."""
 import os
 import re
 import sys
@@ -21,22 +21,45 @@ from llmlab.training.trainer import make_batcher, training_arguments
 TABLE = Path(__file__).with_name("families.yaml")
 MOST_WEIGHTS = 3_000_000
 SMALL = {  # what a family's config may be told besides TINY, where it knows the name
-    4: ["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "mamba_n_heads", "mamba_num_heads", "num_heads", "n_head",
-        "n_heads", "attention_heads", "decoder_attention_heads", "encoder_attention_heads", "num_decoder_attention_heads", "num_kv_shared_layers",
-        "num_encoder_attention_heads", "swa_num_attention_heads", "mamba_dt_rank", "time_step_rank", "conv_kernel"],
-    2: ["num_experts_per_tok", "moe_k", "moe_topk", "zero_expert_num", "index_n_heads", "linear_num_key_heads", "linear_num_value_heads",
-        "linear_num_heads", "num_blocks", "decoder_layers", "num_decoder_layers", "n_layer", "n_layers", "num_layers", "num_kv_heads",
-        "swa_num_key_value_heads", "num_hash_layers"],
-    1: ["n_group", "topk_group", "first_k_dense_replace", "encoder_layers", "num_encoder_layers", "num_layers_per_stack"],
-    8: ["qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "linear_key_head_dim", "linear_value_head_dim", "linear_head_dim", "mamba_d_state",
-        "ssm_state_size", "state_size", "rotary_dim", "dim_head", "d_head", "swa_head_dim", "kv_channels", "laurel_rank", "hc_lowrank"],
-    16: ["q_lora_rank", "kv_lora_rank", "o_lora_rank", "moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size",
-         "shared_experts_intermediate_size", "shared_intermediate_size", "moe_shared_expert_intermediate_size", "router_hidden_size",
-         "index_head_dim", "mamba_d_head", "mamba_head_dim", "mamba_headdim", "backbone_hidden_size", "pronunciation_embed_dim", "shape_embed_dim"],
-    32: ["d_model", "n_embd", "emb_dim", "embedding_size", "embedding_dim", "word_embed_proj_dim", "lru_width", "attention_hidden_size",
-         "dense_intermediate_size", "intermediate_size_mlp", "ffn_hidden_size", "input_embedding_size", "output_embedding_size"],
-    64: ["decoder_ffn_dim", "encoder_ffn_dim", "ffn_dim", "dff", "dim_ff", "d_inner", "mamba_d_ssm", "index_topk", "feed_forward_size"],
-    512: ["vocab_size_per_layer_input", "pronunciation_vocab_size", "shape_vocab_size", "decoder_vocab_size", "unpadded_vocab_size"],
+    4: [
+        "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "mamba_n_heads", "mamba_num_heads",
+        "num_heads", "n_head", "n_heads", "attention_heads", "decoder_attention_heads", "encoder_attention_heads",
+        "num_decoder_attention_heads", "num_kv_shared_layers", "num_encoder_attention_heads",
+        "swa_num_attention_heads", "mamba_dt_rank", "time_step_rank", "conv_kernel"
+    ],
+    2: [
+        "num_experts_per_tok", "moe_k", "moe_topk", "zero_expert_num", "index_n_heads", "linear_num_key_heads",
+        "linear_num_value_heads", "linear_num_heads", "num_blocks", "decoder_layers", "num_decoder_layers", "n_layer",
+        "n_layers", "num_layers", "num_kv_heads", "swa_num_key_value_heads", "num_hash_layers"
+    ],
+    1: [
+        "n_group", "topk_group", "first_k_dense_replace", "encoder_layers", "num_encoder_layers",
+        "num_layers_per_stack"
+    ],
+    8: [
+        "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "linear_key_head_dim", "linear_value_head_dim",
+        "linear_head_dim", "mamba_d_state", "ssm_state_size", "state_size", "rotary_dim", "dim_head", "d_head",
+        "swa_head_dim", "kv_channels", "laurel_rank", "hc_lowrank"
+    ],
+    16: [
+        "q_lora_rank", "kv_lora_rank", "o_lora_rank", "moe_intermediate_size", "shared_expert_intermediate_size",
+        "expert_ffn_hidden_size", "shared_experts_intermediate_size", "shared_intermediate_size",
+        "moe_shared_expert_intermediate_size", "router_hidden_size", "index_head_dim", "mamba_d_head",
+        "mamba_head_dim", "mamba_headdim", "backbone_hidden_size", "pronunciation_embed_dim", "shape_embed_dim"
+    ],
+    32: [
+        "d_model", "n_embd", "emb_dim", "embedding_size", "embedding_dim", "word_embed_proj_dim", "lru_width",
+        "attention_hidden_size", "dense_intermediate_size", "intermediate_size_mlp", "ffn_hidden_size",
+        "input_embedding_size", "output_embedding_size"
+    ],
+    64: [
+        "decoder_ffn_dim", "encoder_ffn_dim", "ffn_dim", "dff", "dim_ff", "d_inner", "mamba_d_ssm", "index_topk",
+        "feed_forward_size"
+    ],
+    512: [
+        "vocab_size_per_layer_input", "pronunciation_vocab_size", "shape_vocab_size", "decoder_vocab_size",
+        "unpadded_vocab_size"
+    ],
 }
 NAMES = {name: size for size, names in SMALL.items() for name in names}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -46,14 +69,15 @@ OWN = {  # family -> sizes that follow from no rule; None: not told
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
              "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2}},
     "deepseek_v2": {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
-    "deepseek_v4": {"head_dim": 32, "num_key_value_heads": 1, "o_groups": 2, "qk_rope_head_dim": None, "index_head_dim": 32},
+    "deepseek_v4": {"head_dim": 32, "num_key_value_heads": 1, "o_groups": 2, "qk_rope_head_dim": None,
+                    "index_head_dim": 32},
     "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "dots3_note_text": {"per_layer_config": {}, "head_dim": 16},
     "falcon": {"head_dim": None},
     "gemma3n_text": {"num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0, 0.0]},
     "gemma4_unified_text": {"num_kv_shared_layers": 0},
-    "git": {"vision_config": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
-                              "patch_size": 14}},
+    "git": {"vision_config": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                              "num_attention_heads": 2, "image_size": 28, "patch_size": 14}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "kimi_linear": {"num_experts_per_token": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
@@ -61,14 +85,16 @@ OWN = {  # family -> sizes that follow from no rule; None: not told
     "mamba2": {"head_dim": 16, "n_groups": 1},
     "nemotron_h": {"n_groups": 1},
     "prophetnet": {"num_hidden_layers": None},
-    "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8, "indexer_compress_ratio": 2},
+    "qwen4_exp_text": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
+                       "indexer_compress_ratio": 2},
     "reformer": {"is_decoder": True, "axial_pos_shape": [32, 32], "axial_pos_embds_dim": [16, 16]},
     "xlnet": {"max_position_embeddings": None},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
-    "zamba": {"layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention", "hybrid"], "num_hidden_layers": 5,
-              "attention_head_dim": 16, "num_key_value_heads": 4, "attention_hidden_size": 64, "n_mamba_heads": 2},
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "attention_head_dim": 16, "attention_hidden_size": 64, "mamba_headdim": 8,
-               "num_key_value_heads": 4, "hybrid_layer_ids": [1], "adapter_rank": 4},
+    "zamba": {"layers_block_type": ["linear_attention", "linear_attention", "hybrid", "linear_attention", "hybrid"],
+              "num_hidden_layers": 5, "attention_head_dim": 16, "num_key_value_heads": 4, "attention_hidden_size": 64,
+              "n_mamba_heads": 2},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "attention_head_dim": 16, "mamba_headdim": 8,
+               "attention_hidden_size": 64, "num_key_value_heads": 4, "hybrid_layer_ids": [1], "adapter_rank": 4},
     "zaya": {"num_experts_per_tok": 1},
 }
 
@@ -139,7 +165,7 @@ def walk(family, targets=None):
 
 
 def _compare(model, batcher):
-    """Compare gradients in float64, or in float32 where a model knows no other; name LoRA's layers that learn nothing."""
+    """Compare gradients in float64, or in float32 where a model knows no other; name layers that learn nothing."""
     note = ""
     try:
         check = compare_gradients(model.double(), batcher, examples())

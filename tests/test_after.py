@@ -199,12 +199,20 @@ def test_gguf_needs_the_converter(place, run, tmp_path):
     script = tmp_path / "convert.py"
     script.write_text("import sys, pathlib\nfrom gguf import GGUFWriter\nfolder, _, file, _, kind = sys.argv[1:]\n"
                       "names = ' '.join(sorted(path.name for path in pathlib.Path(folder).iterdir()))\n"
-                      "writer = GGUFWriter(file, 'llama')\nwriter.add_tokenizer_model('gpt2')\nwriter.add_description(kind + ' of ' + names)\n"
+                      "writer = GGUFWriter(file, 'llama')\nwriter.add_tokenizer_model('gpt2')\n"
+                      "writer.add_chat_template((pathlib.Path(folder) / 'chat_template.jinja').read_text())\n"
+                      "writer.add_description(kind + ' of ' + names)\n"
                       "writer.write_header_to_file()\nwriter.write_kv_data_to_file()\nwriter.write_tensors_to_file()\nwriter.close()\n")
     export_run(run, place / "gguf", format="gguf", converter=script)
     described = GGUFReader(place / "gguf" / "model.gguf").get_field("general.description").contents()
     assert described.startswith("f32 of README.md chat_template.jinja config.json")
     assert not list((place / "gguf").glob("*.safetensors"))
+    whole = script.read_text()
+    for old, new, lost in (("writer.add_chat_template", "str", "chat template"),
+                           ("writer.add_desc", "writer.add_eos_token_id(5)\nwriter.add_desc", "end token")):
+        script.write_text(whole.replace(old, new))
+        with pytest.raises(LabError, match=f"did not take over the {lost}"):
+            export_run(run, place / "gguf-lost", format="gguf", converter=script)
     script.write_text("raise SystemExit('Model Unheard is not supported')")
     with pytest.raises(LabError, match="Unheard is not supported"):
         export_run(run, place / "gguf-failed", format="gguf", converter=script)

@@ -1,4 +1,4 @@
-"""Mixtures of experts as whole runs: LoRA reaches the experts, what is left out is named, and every way of batching learns the same."""
+"""Mixtures of experts as whole runs: LoRA reaches the experts, and what is left out is named."""
 import warnings
 
 import pytest
@@ -26,7 +26,8 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="module")
 def examples(models):
     rows = load_data("lab-ko-instruct", max_train_samples=8, max_eval_samples=2).train
-    return encode_rows(rows, find_prompt("lab"), load_tokenizer(models["mixtral"]), max_length=1024, preprocessing_num_workers=1).examples
+    tokenizer = load_tokenizer(models["mixtral"])
+    return encode_rows(rows, find_prompt("lab"), tokenizer, max_length=1024, preprocessing_num_workers=1).examples
 
 
 def settings(folder, **others):
@@ -44,22 +45,26 @@ def built(folder, **others):
 
 @pytest.mark.parametrize("family", MIXTURES)
 def test_all_linear_reaches_experts_and_no_router_in_every_family(family, models, examples, tmp_path):
-    """A step changes an adapter of every expert weight, and of no router; the choice of the family leaves the experts alone, and says so."""
+    """A step changes an adapter of every expert weight, and of no router."""
     model, _ = built(models[family], target_modules="all-linear")
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    layers = sum("experts" in name and "shared" not in name for name, _ in tiny_model(family).named_parameters() if name.endswith("proj"))
+    names = [name for name, _ in tiny_model(family).named_parameters() if name.endswith("proj")]
+    layers = sum("experts" in name and "shared" not in name for name in names)
     assert sum(".experts." in name and "lora_B" in name for name in trained) == layers > 0
     assert not any(".gate.lora" in name or ".router." in name for name in trained)
-    config = settings(models[family], target_modules="all-linear", max_steps=1, learning_rate=0.01, warmup_steps=0, lr_scheduler_type="constant")
+    schedule = {"max_steps": 1, "learning_rate": 0.01, "warmup_steps": 0, "lr_scheduler_type": "constant"}
+    config = settings(models[family], target_modules="all-linear", **schedule)
     make_trainer(config, model, load_tokenizer(models[family]), examples, examples[:2], tmp_path).train()
-    moved = [weight.any().item() for name, weight in model.named_parameters() if ".experts." in name and "lora_B" in name]
+    adapters = {name: weight for name, weight in model.named_parameters() if "lora_B" in name}
+    moved = [weight.any().item() for name, weight in adapters.items() if ".experts." in name]
     assert len(moved) == layers and all(moved)
 
 
 def test_experts_left_frozen_are_named(models):
     model, said = built(models["mixtral"])
     assert not any("experts" in name for name, weight in model.named_parameters() if weight.requires_grad)
-    assert any("experts: 49,152 weights (55.6%)" in line and "without adapters" in line and "all-linear" in line for line in said), said
+    told = next(line for line in said if line.startswith("experts: 49,152 weights (55.6%)"))
+    assert "without adapters" in told and "all-linear" in told
     _, said = built(models["mixtral"], load_in_4bit=True)
     assert any("not packed: load_in_4bit" in line for line in said), said
     _, said = built(models["exaone_moe"], target_modules="all-linear")
@@ -67,10 +72,10 @@ def test_experts_left_frozen_are_named(models):
 
 
 def test_plan_and_the_first_lines_of_a_run_tell_of_experts(models):
-    config = settings(models["solar_open"], dataset="lab-ko-instruct", max_train_samples=8, load_in_4bit=True, target_modules="all-linear")
+    chosen = {"load_in_4bit": True, "target_modules": "all-linear"}
+    config = settings(models["solar_open"], dataset="lab-ko-instruct", max_train_samples=8, **chosen)
     told = dict(row for row in plan_rows(make_plan(config, probe=False, knobs=False)) if len(row) == 2)
-    checkpoint = locate_model(config.model)
-    description = describe_model(built(models["solar_open"], load_in_4bit=True, target_modules="all-linear")[0], checkpoint)
+    description = describe_model(built(models["solar_open"], **chosen)[0], locate_model(config.model))
     assert told["experts"] == description["notes"]["experts"]
     assert "12,288 weights (22.5%), in float32, with LoRA of" in told["experts"] and "not packed" in told["experts"]
     assert "the router is frozen" in show_model(description).data
@@ -83,7 +88,8 @@ def test_the_router_s_loss_is_named_where_a_configuration_asks_for_it(asked, tmp
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     model, said = built(tmp_path / "model")
     assert any("router_aux_loss_coef=0.5" in line and "left out" in line for line in said) is asked
-    trainer = make_trainer(settings(tmp_path / "model", max_steps=1), model, load_tokenizer(tmp_path / "model"), examples, examples[:2], tmp_path)
+    config, tokenizer = settings(tmp_path / "model", max_steps=1), load_tokenizer(tmp_path / "model")
+    trainer = make_trainer(config, model, tokenizer, examples, examples[:2], tmp_path)
     trainer.train()
     assert abs(trainer.loss_trace[0] - 6.2) < 0.1
 
@@ -100,6 +106,7 @@ def test_gradients_are_those_of_examples_alone_in_both_precisions(family, float6
 def test_expert_weights_of_three_dimensions_keep_half_precision_beside_4_bit(models):
     """In float32, as everything else that is not packed, they would take twice the memory."""
     model, _ = built(models["solar_open"], load_in_4bit=True, dtype="bfloat16")
-    kinds = {name.rsplit(".", 1)[-1]: weight.dtype for name, weight in model.named_parameters() if "norm" in name or ".experts." in name}
+    weights = {name: weight for name, weight in model.named_parameters() if "norm" in name or ".experts." in name}
+    kinds = {name.rsplit(".", 1)[-1]: weight.dtype for name, weight in weights.items()}
     assert kinds["down_proj"] == kinds["gate_up_proj"] == torch.bfloat16 and kinds["weight"] == torch.float32
     assert load_base_model(models["solar_open"], torch.bfloat16).dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""What goes wrong around a run: folders, records, trackers, disks, kernels. One message each, a truthful record, and nothing left behind."""
+"""What goes wrong around a run: folders, records, trackers, disks, kernels. One message each, and a truthful record."""
 import errno
 import json
 import os
@@ -40,7 +40,8 @@ def save_run(folder, name="20260101-080000-tiny-rows-1111", record=None, config=
     run = folder / name
     run.mkdir(parents=True)
     made = make_config({"output_dir": str(folder), "report_to": [], **settings})
-    facts = {"run_id": name, "status": "interrupted", "params": made.model_dump(), "data": {"fingerprint": "0" * 64}, "metrics": {}}
+    facts = {"run_id": name, "status": "interrupted", "params": made.model_dump(), "metrics": {},
+             "data": {"fingerprint": "0" * 64}}
     text = json.dumps({**facts, **record} if isinstance(record, dict) else facts)
     (run / "record.json").write_text(record if isinstance(record, str) else text, encoding="utf-8")
     if config is True:
@@ -57,7 +58,7 @@ def invoke(*words):
     return done.exit_code, done.output
 
 
-# Command lines that cannot be: each row is a function of an empty folder that returns words, and what the message must say
+# Command lines that cannot be: a row is a function of an empty folder that returns words, and what the message must say
 
 def wrong_file(name, content, *words):
     """Make a row whose command names a file of this content last."""
@@ -84,7 +85,11 @@ def into(place):
 
 def training(*words):
     """Make a row that trains into a folder that can be; words that are functions make a file first."""
-    return lambda folder: ["train", "-p", "output_dir", folder / "runs", *(word(folder) if callable(word) else word for word in words)]
+    def make(folder):
+        made = [word(folder) if callable(word) else word for word in words]
+        return ["train", "-p", "output_dir", folder / "runs", *made]
+
+    return make
 
 
 def file_in(folder):
@@ -107,7 +112,8 @@ COMMAND_LINES = {
     "output_dir: a file": (into(file_in), ("output_dir", "is a file")),
     "output_dir: below a file": (into(lambda folder: file_in(folder) / "deeper" / "runs"), ("output_dir", "is a file")),
     "output_dir: a link to nowhere": (into(link_in), ("output_dir", "link to nowhere")),
-    "output_dir: below a link to nowhere": (into(lambda folder: link_in(folder) / "runs"), ("output_dir", "link to nowhere")),
+    "output_dir: below a link to nowhere": (into(lambda folder: link_in(folder) / "runs"),
+                                            ("output_dir", "link to nowhere")),
     "output_dir: in /proc": (into(lambda folder: "/proc/llmlab/runs"), ("output_dir", "may write to")),
     "output_dir: a name too long": (into(lambda folder: folder / ("run" * 100)), ("output_dir", "too long")),
     "output_dir: nobody's home": (into(lambda folder: "~nosuchuser/runs"), ("output_dir", "nosuchuser")),
@@ -122,7 +128,8 @@ COMMAND_LINES = {
     "-f: broken YAML": (wrong_file("mine.yaml", b"{seed: ", "train", "-f"), "mine.yaml"),
     "-f: a list": (wrong_file("list.yaml", b"- 1\n- 2\n", "train", "-f"), "list.yaml"),
     "-f: a null byte": (wrong_file("null.yaml", b"seed: 1\0\n", "train", "-f"), "null.yaml"),
-    "-f: an old Korean encoding": (wrong_file("old.yaml", "run_name: 실험".encode("cp949"), "train", "-f"), ("old.yaml", "UTF-8")),
+    "-f: an old Korean encoding": (wrong_file("old.yaml", "run_name: 실험".encode("cp949"), "train", "-f"),
+                                   ("old.yaml", "UTF-8")),
     "-y: broken": (lambda folder: ["train", "-y", "{seed: "], "-y"),
     "-y: text": (lambda folder: ["plan", "-y", "seed"], "-y"),
     "-p: twice": (lambda folder: ["train", "-p", "seed", "1", "-p", "seed", "2"], ("seed", "twice")),
@@ -130,11 +137,15 @@ COMMAND_LINES = {
     "a model's name too long": (training("-p", "model", "/" + "m" * 300), "model"),
     "a benchmark misspelt": (training("-p", "lm_eval_tasks", "[kobest_bolq]"),
                              ("lm_eval_tasks", "lm-eval")),
-    "a password in an address": (training("-p", "mlflow_tracking_uri", f"http://me:{CANARY}@lab.example"), "mlflow_tracking_uri"),
-    "a password with a slash": (training("-p", "mlflow_tracking_uri", f"http://me:a/{CANARY}@lab.example"), "mlflow_tracking_uri"),
-    "a token in an address": (training("-p", "mlflow_tracking_uri", f"https://lab.example/?token={CANARY}"), "mlflow_tracking_uri"),
+    "a password in an address": (training("-p", "mlflow_tracking_uri", f"http://me:{CANARY}@lab.example"),
+                                 "mlflow_tracking_uri"),
+    "a password with a slash": (training("-p", "mlflow_tracking_uri", f"http://me:a/{CANARY}@lab.example"),
+                                "mlflow_tracking_uri"),
+    "a token in an address": (training("-p", "mlflow_tracking_uri", f"https://lab.example/?token={CANARY}"),
+                              "mlflow_tracking_uri"),
     "a hub token as a name": (training("-p", "run_name", "hf_AbCdEfGh1234567890"), "run_name"),
-    "a password in another address": (lambda folder: ["plan", "-p", "dataset", f"https://me:{CANARY}@lab.example/rows.jsonl"], "dataset"),
+    "a password in another address": (
+        lambda folder: ["plan", "-p", "dataset", f"https://me:{CANARY}@lab.example/rows.jsonl"], "dataset"),
     "compare: unknown": (lambda folder: ["compare", "nosuchrun", "--output-dir", folder], "nosuchrun"),
     "compare: a name too long": (lambda folder: ["compare", "r" * 300, "--output-dir", folder], "run="),
     "compare: nobody's home": (lambda folder: ["compare", "~nosuchuser/x", "--output-dir", folder], "nosuchuser"),
@@ -143,19 +154,23 @@ COMMAND_LINES = {
     "resume: a damaged record": (of_run("resume", "20260101", record=HALF), ("record.json", "damaged")),
     "resume: no settings": (of_run("resume", "20260101", config=False), "config.yaml"),
     "resume: broken settings": (of_run("resume", "20260101", config=b"{seed: "), "config.yaml"),
-    "resume: settings that are no text": (of_run("resume", "20260101", config=b"\xff\xfe\x00"), ("config.yaml", "UTF-8")),
+    "resume: settings that are no text": (of_run("resume", "20260101", config=b"\xff\xfe\x00"),
+                                          ("config.yaml", "UTF-8")),
     "resume: nothing but a damaged run": (of_run("resume", *LATEST, record=HALF), "latest"),
     "resume: a start that failed": (of_run("resume", *LATEST, record='{"status": "failed", "params": {}}'), "latest"),
     "rerun: a damaged record": (of_run("rerun", "20260101", record="[]"), ("record.json", "damaged")),
     "rerun: no settings": (of_run("rerun", "20260101", config=False), "config.yaml"),
     "rerun: to be verified, unfinished": (of_run("rerun", "20260101", "--verify"), "interrupted"),
     "evaluate: a damaged record": (of_run("evaluate", "20260101", record='{"params": null}'), "record.json"),
-    "evaluate: of another version": (of_run("evaluate", "20260101", record='{"status": "finished", "params": {"lora_rank": 4}}'), "lora_rank"),
+    "evaluate: of another version": (
+        of_run("evaluate", "20260101", record='{"status": "finished", "params": {"lora_rank": 4}}'), "lora_rank"),
     "chat: a damaged record": (of_run("chat", "20260101", record='{"status": 3}'), ("record.json", "status")),
     "chat: unfinished": (of_run("chat", "20260101"), "interrupted"),
     "merge: unfinished": (of_run("merge", "20260101", "-o", "merged"), "interrupted"),
-    "export: a damaged record": (of_run("export", "20260101", "-o", "exported", record=HALF), ("record.json", "damaged")),
-    "export: without its weights": (of_run("export", "20260101", "-o", "exported", record={"status": "finished"}), "adapter"),
+    "export: a damaged record": (of_run("export", "20260101", "-o", "exported", record=HALF),
+                                 ("record.json", "damaged")),
+    "export: without its weights": (of_run("export", "20260101", "-o", "exported", record={"status": "finished"}),
+                                    "adapter"),
     "sync: a damaged record": (of_run("sync", "20260101", record=HALF), ("record.json", "damaged")),
     "sync: not tracked": (of_run("sync", "20260101"), "report_to"),
 }
@@ -203,25 +218,30 @@ def test_parameters_that_papermill_cannot_read(name, output):
 
 def test_papermill_ends_with_status_2():
     """And papermill's own command says so, in one message."""
-    done = subprocess.run([sys.executable, "-m", "papermill", "train.ipynb", "-y", "{seed: "], cwd=ROOT / "nbs", capture_output=True, text=True)
+    words = [sys.executable, "-m", "papermill", "train.ipynb", "-y", "{seed: "]
+    done = subprocess.run(words, cwd=ROOT / "nbs", capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("Error: ") == 1 and "Traceback" not in done.stderr, done.stderr
 
 
 # Records of which one is damaged
 
 DAMAGES = {
-    "empty": "", "cut": HALF, "a list": "[]", "null": "null", "text": '"a"', "params null": '{"params": null}', "params a list": '{"params": []}',
-    "status a number": '{"status": 3}', "metrics text": '{"metrics": {"eval_loss": "low"}}', "metrics a list": '{"metrics": [1]}',
-    "data text": '{"data": "rows"}', "fingerprint a number": '{"data": {"fingerprint": 5}}', "packages a list": '{"environment": {"packages": []}}',
-    "entries a list": '{"entries": []}', "resumed a number": '{"resumed": 2}', "no UTF-8": b"\xff\xfe{}", "nested without end": "[" * 100_000,
-    "digits without end": '{"max_steps": ' + "9" * 10_000 + "}", "a key twice": '{"status": "finished", "status": "failed"}',
+    "empty": "", "cut": HALF, "a list": "[]", "null": "null", "text": '"a"', "no UTF-8": b"\xff\xfe{}",
+    "params null": '{"params": null}', "params a list": '{"params": []}', "status a number": '{"status": 3}',
+    "metrics text": '{"metrics": {"eval_loss": "low"}}', "metrics a list": '{"metrics": [1]}',
+    "data text": '{"data": "rows"}', "fingerprint a number": '{"data": {"fingerprint": 5}}',
+    "packages a list": '{"environment": {"packages": []}}', "entries a list": '{"entries": []}',
+    "resumed a number": '{"resumed": 2}', "nested without end": "[" * 100_000,
+    "digits without end": '{"max_steps": ' + "9" * 10_000 + "}",
+    "a key twice": '{"status": "finished", "status": "failed"}',
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_one_damaged_record_stops_no_other_run(name, tmp_path):
     """It is listed as damaged, with the reason; `latest` and the comparison go on with the others."""
-    good = save_run(tmp_path, "20260101-080000-good-1111", {"status": "finished", "metrics": {"train_runtime": float("nan"), "eval_loss": 2.0}})
+    metrics = {"train_runtime": float("nan"), "eval_loss": 2.0}
+    good = save_run(tmp_path, "20260101-080000-good-1111", {"status": "finished", "metrics": metrics})
     bad, content = tmp_path / "20260102-080000-bad-2222", DAMAGES[name]
     bad.mkdir()
     (bad / "record.json").write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -259,9 +279,11 @@ def test_two_runs_never_share_a_folder(tmp_path):
 
 def test_escapes_of_a_foreign_record_stay_off_the_terminal(tmp_path):
     """A record that somebody sent, and the words of a command line, move no cursor."""
-    save_run(tmp_path, record={"status": "fin\x1b[2Jished", "params": {"model": "a\x1b]0;owned\x07b", "dataset": "c\r\x9bd"}})
-    for words in (["compare", "--output-dir", tmp_path], ["train", "-p", "\x1b[31m", "1"], ["compare", "\x1b[31m"], ["train", "--\x1b[31m"],
-                  ["nosuch\x1b[31m"], ["train", "-p", "dataset", "\x1b[31m.jsonl"], ["resume", "a\x1bb", "--output-dir", tmp_path]):
+    params = {"model": "a\x1b]0;owned\x07b", "dataset": "c\r\x9bd"}
+    save_run(tmp_path, record={"status": "fin\x1b[2Jished", "params": params})
+    for words in (["compare", "--output-dir", tmp_path], ["train", "-p", "\x1b[31m", "1"], ["compare", "\x1b[31m"],
+                  ["train", "--\x1b[31m"], ["nosuch\x1b[31m"], ["train", "-p", "dataset", "\x1b[31m.jsonl"],
+                  ["resume", "a\x1bb", "--output-dir", tmp_path]):
         assert not ESCAPES.search(invoke(*words)[1].replace("\r\n", "\n")), words
 
 
@@ -335,7 +357,8 @@ def test_a_server_that_does_not_answer_is_given_up(answer, is_begun, tmp_path, m
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{CANARY}@{serve(answer)}")
     uri = tracking.tracking_uri(None, str(tmp_path))
     assert CANARY not in uri + os.environ["MLFLOW_TRACKING_URI"] and os.environ["MLFLOW_TRACKING_PASSWORD"] == CANARY
-    run = tracking.MlflowRun.open(uri, "abc") if is_begun else tracking.MlflowRun.start(uri, "lab", "run", {"llmlab.run_id": "run"})
+    begin = {True: lambda: tracking.MlflowRun.open(uri, "abc"), False: lambda: tracking.MlflowRun.start(uri, "lab", "a", {})}
+    run = begin[is_begun]()
     use_server(run, tmp_path)
     shown = capsys.readouterr().out
     assert run.problems and shown.count("llmlab sync") == 1 and CANARY not in shown + str(run.problems)
@@ -365,7 +388,8 @@ def test_what_a_tracker_missed_is_sent_later(tmp_path, monkeypatch):
     record = begin_record(tmp_path / "20260101-080000-tiny-rows-1111", config)
     for step in (1, 2, 3):
         record.append_metrics({"step": step, "time": "2026-01-01T08:00:00+00:00", "loss": 4.0 - step})
-    record.note(status="finished", metrics={"eval_loss": 1.5}, max_steps=3, process_created=0, mlflow_problems=["start: TimeoutError"], mlflow_waited=10.0)
+    record.note(status="finished", metrics={"eval_loss": 1.5}, max_steps=3, process_created=0)
+    record.note(mlflow_problems=["start: TimeoutError"], mlflow_waited=10.0)
     save_run(tmp_path, "20260102-080000-bad-2222", HALF)
     assert unsynced_runs(str(tmp_path)) == [record.folder]
     status, shown = invoke("sync", "--output-dir", tmp_path)
@@ -412,6 +436,7 @@ def test_a_fault_of_the_machine_is_one_message(error, monkeypatch):
     status, shown = invoke("plan", "-p", "dataset", "lab-ko-mrc")
     assert status == 1 and FAULTS[error] in shown and len(re.findall("(?m)^Error: ", shown)) == 1
     assert fault_advice(ValueError("of another kind")) is None
+    assert fault_advice(fault_advice(error)) == fault_advice(error)
 
 
 def full_disk(monkeypatch, failures):
@@ -435,9 +460,10 @@ def test_a_full_disk_leaves_the_old_file_and_no_half(tmp_path, monkeypatch):
 
 
 def execute(folder, *cells, tagged=0, output=None, **settings):
-    """Run a notebook that the lab takes for its own, of cells that do what is wanted; `tagged`: the one that opens the record."""
+    """Run a notebook that the lab takes for its own; `tagged`: the cell that opens the record."""
     papermill.engines.papermill_engines.register(None, LabEngine)
-    codes = [nbformat.v4.new_code_cell(parameters_cell(), metadata={"tags": ["parameters"]}), *map(nbformat.v4.new_code_cell, cells)]
+    first = nbformat.v4.new_code_cell(parameters_cell(), metadata={"tags": ["parameters"]})
+    codes = [first, *map(nbformat.v4.new_code_cell, cells)]
     codes[1 + tagged].metadata["tags"] = ["record"]
     kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
     notebook = nbformat.v4.new_notebook(cells=codes, metadata={"kernelspec": kernel})
@@ -464,7 +490,7 @@ TELL = "from llmlab.common.errors import LabError\nraise LabError('dataset=rows.
 
 
 def test_what_is_found_before_the_record_leaves_no_folder(tmp_path):
-    """A message from a cell up to the tagged one ends like one about a parameter: status 2, nothing made, nothing listed."""
+    """A message from a cell up to the tagged one ends like one about a parameter: status 2, and nothing made."""
     output = tmp_path / "named.ipynb"
     with pytest.raises(click.UsageError, match="line 3: no such thing") as caught:
         execute(tmp_path, TELL, output=output)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from llmlab.batching import attention, varlen
 from llmlab.batching.batcher import Batcher
@@ -95,3 +96,60 @@ def test_gradients_are_exact(family, gpu):
         checked = compare_gradients(model, Batcher(batching, tokens, 1), TREE)
         assert checked.loss_difference < 1e-12 and checked.gradients < 1e-12, checked.lines()
         assert {*gpu} == ways
+
+
+class Context:
+    """Keep what an autograd function keeps."""
+
+    def save_for_backward(self, *tensors):
+        self.saved_tensors = tensors
+
+
+@pytest.mark.parametrize("heads, key_heads, size", [(8, 2, 64), (4, 1, 256), (3, 3, 128)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_torch_takes_the_calls(heads, key_heads, size, dtype):
+    """Torch's own operators, on tensors without content: shapes and types of what goes in and comes out."""
+    segments = Segment(0, 150, 700), Segment(150, 400, 650), Segment(400, 420, 420), Segment(420, 650, 650), Segment(650, 700, 700)
+    with torch.no_grad():
+        rows = [torch.empty((1, number, 700, size), device="meta", dtype=dtype)[0].transpose(0, 1) for number in (heads, key_heads, key_heads)]
+        calls, context = varlen.call_borders(segments, rows[0].device), Context()
+        assert len(calls) == 3 and {borders.queries.dtype for borders in calls} == {torch.int32}
+        output = varlen.VarlenAttention.forward(context, *rows, calls, 0.1)
+        gradients = varlen.VarlenAttention.backward(context, torch.empty_like(output))
+        log_sum = context.saved_tensors[-1]
+    assert gradients[3:] == (None, None) and (tuple(log_sum.shape), log_sum.dtype) == ((heads, 700), torch.float32)
+    for made, given in zip((output, *gradients), (rows[0], *rows)):
+        assert (made.shape, made.dtype, made.device) == (given.shape, dtype, given.device)
+
+
+def test_ways():
+    """Which tensors go which way on a card that has flash attention."""
+    def way(size, value_size=None, window=None, softcap=None, dropout=0.0):
+        return attention.choose_way(torch.empty((1, 2, 5, size)), torch.empty((1, 2, 5, value_size or size)), window, softcap, dropout)
+
+    before = attention.has_flash
+    attention.has_flash = lambda query: True
+    try:
+        assert [way(64), way(256), way(192, 128)] == ["varlen"] * 3
+        assert [way(64, window=9), way(64, softcap=2.0), way(20), way(64, 128)] == ["flex"] * 4
+        assert [way(512), way(64, dropout=0.1)] == ["dense"] * 2
+    finally:
+        attention.has_flash = before
+    assert way(64) == "blocks" and way(64, dropout=0.1) == "dense"
+    assert not attention.has_flash(torch.empty(1, dtype=torch.bfloat16))
+    with FakeTensorMode():
+        assert not attention.has_flash(torch.empty(1, dtype=torch.float32, device="cuda")), "exact in float32"
+
+
+def test_layers_find_the_pack_from_any_thread():
+    """Gradient checkpointing on a GPU computes a layer again in a thread of the backward pass."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from llmlab.batching.forest import make_packs
+
+    model, (pack,) = tiny_model("llama"), make_packs(TREE, 1024)
+    with attention.forest_mode(model, pack), torch.no_grad(), ThreadPoolExecutor(1) as pool:
+        inputs = attention.pack_inputs(pack)
+        here = model(**inputs, use_cache=False).logits
+        there = pool.submit(lambda: model(**inputs, use_cache=False).logits).result()
+    assert torch.allclose(here, there) and not attention.UNDER_WAY and set(inputs) == {"input_ids", "position_ids"}

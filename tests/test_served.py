@@ -17,10 +17,11 @@ from llmlab.models import clock
 from llmlab.models.checkpoints import load_tokenizer, locate_model
 from llmlab.models.presets import MODELS
 from llmlab.models.testing import TEXT, save_tiny_checkpoint, tiny_model, tiny_tokenizer
+from llmlab.publish import template
 from llmlab.publish.chat import open_chat
 from llmlab.publish.export import export_run
 from llmlab.publish.merge import merge_run
-from llmlab.publish.template import SPACE, chat_template, first_difference, served_ids
+from llmlab.publish.template import SPACE, chat_template, served_ids
 from llmlab.runs.finished import FinishedRun, load_trained
 from llmlab.runs.record import begin_record
 from llmlab.runs.rerun import rerun_settings
@@ -45,15 +46,17 @@ def turns(opening, middle, end, lead=""):
 
 
 CHATML = turns("<|im_start|>", r"\n", r"'<|im_end|>\n'")
-QWEN3 = CHATML.replace("{% endif %}", "{% if enable_thinking is defined and not enable_thinking %}"
-                       r"{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}").replace(
-    "+ message.content", r"+ ('<think>\n\n</think>\n\n' if loop.last and message.role == 'assistant' else '') + message.content")
+NO_THOUGHT = r"'<think>\n\n</think>\n\n'"
+UNASKED = f"{{% if enable_thinking is false %}}{{{{ {NO_THOUGHT} }}}}{{% endif %}}{{% endif %}}"
+QWEN3 = CHATML.replace("{% endif %}", UNASKED).replace(
+    "+ message.content", f"+ ({NO_THOUGHT} if loop.last and message.role == 'assistant' else '') + message.content")
 ZEPHYR = turns("<|", r"|>\n", r"eos_token + '\n'")
 SOLAR = turns("### ", r":\n", r"'\n\n' + (eos_token if message.role == 'assistant' else '')")
-LLAMA2 = ("{% if messages[0].role == 'system' %}{% set lead = messages[0].content + '\n' %}{% set messages = messages[1:] %}{% endif %}"
-          "{% for m in messages %}{{ bos_token + '[INST] ' + (lead if lead and loop.first else '') + m.content.strip() + ' [/INST]' "
+LLAMA2 = ("{% if messages[0].role == 'system' %}{% set lead = messages[0].content + '\n' %}"
+          "{% set messages = messages[1:] %}{% endif %}{% for m in messages %}"
+          "{{ bos_token + '[INST] ' + (lead if lead and loop.first else '') + m.content.strip() + ' [/INST]' "
           "if m.role == 'user' else ' ' + m.content.strip() + ' ' + eos_token }}{% endfor %}")
-GEMMA = ("{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+GEMMA = ("{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
          + turns("<start_of_turn>", r"\n", r"'<end_of_turn>\n'").replace("message.content", "(message.content | trim)"))
 DATED = "{{ bos_token }}" + turns("<|start|>", r"\n", "'<|eot|>'", "Today is {{ strftime_now('%d %b %Y') }}.\n")
 SILENT = turns("[", "]", "eos_token").replace("in messages", "in messages if message.role != 'system'")
@@ -79,8 +82,8 @@ def byte_level(special, split=None, add_prefix_space=False, beginning=None):
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*pieces, level])
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    options = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": False}
+    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=700, special_tokens=special, **options))
     return beginning_with(tokenizer, beginning)
 
 
@@ -116,6 +119,8 @@ LEGACY = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace("
 IM = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 EXAONE = ["[PAD]", "[BOS]", "[EOS]", "[|endofturn|]"]
 META = ["<|begin|>", "<|end|>", "<|start|>", "<|eot|>"]
+POLYGLOT = {"bos_token": IM[0], "eos_token": IM[0]}
+TURNS = turns("[|", "|]", r"'[|endofturn|]\n'")
 KINDS = {  # tokenizer and chat template -> how it is made
     "llama 2": lambda: llama_class(LLAMA2),
     "tinyllama": lambda: llama_class(ZEPHYR),
@@ -126,30 +131,39 @@ KINDS = {  # tokenizer and chat template -> how it is made
     "a prefix at first, no beginning": lambda: wrapped(metaspace("first", None), SOLAR, **LLAMA),
     "a prefix never": lambda: wrapped(metaspace("never"), SILENT, **LLAMA),
     "gemma": gemma,
-    "polyglot": lambda: wrapped(byte_level(IM[:1]), SILENT, bos_token=IM[0], eos_token=IM[0]),
-    "gpt 2 with a prefix": lambda: wrapped(byte_level(IM[:1], add_prefix_space=True), SILENT, bos_token=IM[0], eos_token=IM[0]),
+    "polyglot": lambda: wrapped(byte_level(IM[:1]), SILENT, **POLYGLOT),
+    "gpt 2 with a prefix": lambda: wrapped(byte_level(IM[:1], add_prefix_space=True), SILENT, **POLYGLOT),
     "qwen, a.x": lambda: wrapped(byte_level(IM, WORDS), CHATML, eos_token="<|im_end|>", pad_token=IM[0]),
     "qwen 3 base": lambda: wrapped(byte_level(IM, WORDS), QWEN3, eos_token=IM[0], pad_token=IM[0]),
-    "kanana, mi:dm": lambda: wrapped(byte_level(META, WORDS, beginning=META[0]), DATED, bos_token=META[0], eos_token="<|eot|>"),
-    "exaone": lambda: wrapped(byte_level(EXAONE, WORDS), turns("[|", "|]", r"'[|endofturn|]\n'"), bos_token="[BOS]", eos_token=EXAONE[3]),
-    "hyperclova, smollm": lambda: wrapped(byte_level([*IM, "<|endofturn|>"]), CHATML, bos_token=IM[0], eos_token="<|endofturn|>"),
+    "kanana, mi:dm": lambda: wrapped(
+        byte_level(META, WORDS, beginning=META[0]), DATED, bos_token=META[0], eos_token="<|eot|>"),
+    "exaone": lambda: wrapped(byte_level(EXAONE, WORDS), TURNS, bos_token="[BOS]", eos_token=EXAONE[3]),
+    "hyperclova, smollm": lambda: wrapped(
+        byte_level([*IM, "<|endofturn|>"]), CHATML, bos_token=IM[0], eos_token="<|endofturn|>"),
 }
 FAMILIES = {  # of the presets -> kinds of tokenizers
-    "llama": ("llama 2", "tinyllama", "solar, legacy", "kanana, mi:dm", "hyperclova, smollm"), "gpt_neox": ("polyglot",), "gemma3_text": ("gemma",),
+    "llama": ("llama 2", "tinyllama", "solar, legacy", "kanana, mi:dm", "hyperclova, smollm"),
+    "gpt_neox": ("polyglot",), "gemma3_text": ("gemma",),
     "exaone4": ("exaone",), "qwen2": ("qwen, a.x",), "qwen3": ("qwen 3 base",), "hyperclovax": ("hyperclova, smollm",),
-    "axk1": ("qwen, a.x",), "exaone_moe": ("exaone",), "solar_open": ("kanana, mi:dm",), "deepseek_v3": ("kanana, mi:dm",),
+    "axk1": ("qwen, a.x",), "exaone_moe": ("exaone",), "solar_open": ("kanana, mi:dm",),
+    "deepseek_v3": ("kanana, mi:dm",),
 }
 SEASON = {"question": "봄에는?", "answer": "꽃이 피고", "learn": False}
 QUOTED = {"question": "(겨울)에는?", "answer": '"눈"이 옵니다', "learn": False}
 ROWS = [
-    {"question": "서울은 어떤 곳인가요?"}, {"question": " 서울은?\n"}, {"question": "왜?", "history": [SEASON]}, {"question": "왜?", "history": [SEASON, QUOTED]},
-    {"question": "왜?", "system": "짧게 답해."}, {"question": "왜?", "context": "서울이\n\n수도다."}, {"question": "{요약}해 줘", "input": '긴 "글"\\n'},
+    {"question": "서울은 어떤 곳인가요?"}, {"question": " 서울은?\n"}, {"question": "왜?", "history": [SEASON]},
+    {"question": "왜?", "history": [SEASON, QUOTED]}, {"question": "왜?", "system": "짧게 답해."},
+    {"question": "왜?", "context": "서울이\n\n수도다."}, {"question": "{요약}해 줘", "input": '긴 "글"\\n'},
     {"question": "왜?", "system": "짧게.", "context": "문맥 ", "input": "입력", "history": [SEASON, QUOTED]},
 ]
 OWN_PROMPTS = {
-    "with a system part": Prompt((("system", "<{system}>\n"), ("marker", "Q: "), ("question", "{question}\n"), ("marker", "A:"), ("answer", " {answer}"))),
-    "more than the question": Prompt((("header", "규칙대로.\n"), ("question", "질문: {question}"), ("answer", "{answer}!")), chat=True),
-    "the system text in the question": Prompt((("system", "[{system}] "), ("question", "{question}"), ("answer", "{answer}")), chat=True),
+    "with a system part": Prompt((
+        ("system", "<{system}>\n"), ("marker", "Q: "), ("question", "{question}\n"), ("marker", "A:"),
+        ("answer", " {answer}"))),
+    "more than the question": Prompt((
+        ("header", "규칙대로.\n"), ("question", "질문: {question}"), ("answer", "{answer}!")), chat=True),
+    "the system text in the question": Prompt((
+        ("system", "[{system}] "), ("question", "{question}"), ("answer", "{answer}")), chat=True),
     "thinking": Prompt(PROMPTS["chat"].parts, chat=True, thinking=True),
 }
 
@@ -178,23 +192,25 @@ def test_every_preset_has_a_kind():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_sends_what_was_trained(folder_of, kind, tmp_path):
-    """Every prompt and row: the tokens before the answer of a training example are those that transformers alone sends."""
+    """Every prompt and row: transformers alone sends the tokens before the answer of a training example."""
     tokenizer = load_tokenizer(folder_of(kind))
     tokenizer.save_pretrained(tmp_path)
     shutil.copy(folder_of(kind) / "config.json", tmp_path)
     served = AutoTokenizer.from_pretrained(tmp_path)
     for name, prompt in {**PROMPTS, **OWN_PROMPTS}.items():
-        template = chat_template(prompt, tokenizer)
+        text = chat_template(prompt, tokenizer)
         for row in ROWS:
-            example = tokenize(render(prompt, {**row, "answer": "대한민국의 수도입니다."}, tokenizer), tokenizer, chat=prompt.chat)
+            spans = render(prompt, {**row, "answer": "대한민국의 수도입니다."}, tokenizer)
+            example = tokenize(spans, tokenizer, chat=prompt.chat)
             trained = example.input_ids[:example.prompt_length]
-            assert served_ids(served, row, template) == trained == asked_ids(prompt, row, tokenizer), (name, row)
-            spoken = [{**turn, "answer": prompt.parts[-1][1].format(answer=turn["answer"])} for turn in row.get("history", [])]
-            assert served_ids(served, {**row, "history": spoken}, template) == trained, "words that a client sends back as they came"
+            assert served_ids(served, row, text) == trained == asked_ids(prompt, row, tokenizer), (name, row)
+            said = prompt.parts[-1][1]  # a client sends a model's words back as they came
+            spoken = [{**turn, "answer": said.format(answer=turn["answer"])} for turn in row.get("history", [])]
+            assert served_ids(served, {**row, "history": spoken}, text) == trained, (name, row)
 
 
 def test_a_template_that_cannot_ask_the_same_is_refused():
-    """An end token that swallows the white space after it: an exchange that begins with a line break is sent without it."""
+    """An end token swallows the white space after it: an exchange that begins with a line break is sent without."""
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"eos_token": AddedToken("<end>", rstrip=True)})
     parts = (("question", "\n질문: {question}"), ("marker", "\n답:"), ("answer", " {answer}"))
@@ -206,7 +222,8 @@ def test_a_template_that_cannot_ask_the_same_is_refused():
 def test_llama_cpp_puts_the_space_itself(folder_of):
     """In a GGUF file the template of a Llama tokenizer has no space of its own; of a byte-level one it is the same."""
     tokenizer = load_tokenizer(folder_of("llama 2"))
-    assert SPACE in chat_template(PROMPTS["lab"], tokenizer) and SPACE not in chat_template(PROMPTS["lab"], tokenizer, spaced=True)
+    assert SPACE in chat_template(PROMPTS["lab"], tokenizer)
+    assert SPACE not in chat_template(PROMPTS["lab"], tokenizer, spaced=True)
     tokenizer = load_tokenizer(folder_of("qwen, a.x"))
     assert chat_template(PROMPTS["lab"], tokenizer) == chat_template(PROMPTS["lab"], tokenizer, spaced=True)
 
@@ -218,7 +235,8 @@ def finished(place, name, tokenizer, samples=(), **settings):
     base = place / f"{name}-base"
     tiny_model("llama", vocab_size=1000).save_pretrained(base)
     tokenizer.save_pretrained(base)
-    config = make_config({"model": str(base), "task": "instruct", "dtype": "float32", "report_to": [], "max_new_tokens": 8, **settings})
+    usual = {"task": "instruct", "dtype": "float32", "report_to": [], "max_new_tokens": 8}
+    config = make_config({"model": str(base), **usual, **settings})
     model = build_model(config, locate_model(config))
     torch.manual_seed(1)
     for parameter in model.parameters():
@@ -231,14 +249,18 @@ def finished(place, name, tokenizer, samples=(), **settings):
     return record.folder
 
 
+OWN_CHAT = {"parts": OWN_PROMPTS["more than the question"].parts, "chat": True}
+
+
 @pytest.mark.parametrize("kind, prompt", [
-    ("tinyllama", "koalpaca"), ("llama 2", "chat"), ("qwen 3 base", "chat"), ("gemma", {"parts": OWN_PROMPTS["more than the question"].parts, "chat": True}),
-], ids=str)
+    ("tinyllama", "koalpaca"), ("llama 2", "chat"), ("qwen 3 base", "chat"), ("gemma", OWN_CHAT),
+], ids=lambda value: value if isinstance(value, str) else "own")
 @pytest.mark.parametrize("write", [merge_run, export_run])
-def test_folders_are_asked_as_trained(place, kind, prompt, write, request):
-    """What merge and export write is asked as trained by transformers, whatever template the base had, and ends where training did."""
+def test_folders_are_asked_as_trained(place, kind, prompt, write):
+    """What merge and export write is asked as trained, whatever template the base had, and ends where training did."""
     name = f"{write.__name__}-{kind}"
-    run = FinishedRun(finished(place, name, KINDS[kind](), [{"question": "</s>의 뜻은?"}] if prompt == "chat" else (), prompt=prompt))
+    samples = [{"question": "</s>의 뜻은?"}] if prompt == "chat" else ()
+    run = FinishedRun(finished(place, name, KINDS[kind](), samples, prompt=prompt))
     write(run.folder, place / f"{name}-written")
     served = AutoTokenizer.from_pretrained(place / f"{name}-written")
     for row in ROWS:
@@ -252,20 +274,23 @@ def test_folders_are_asked_as_trained(place, kind, prompt, write, request):
 
 
 def test_special_tokens_in_a_question_are_said(place):
-    """A server reads the text of a special token as the token, and training did not: that is said, and is no reason to refuse."""
-    folder = finished(place, "special", tiny_tokenizer(), [{"question": "</s>의 뜻은?"}, {"question": "수도는?"}], prompt="lab")
+    """A server reads the text of a special token as the token, and training did not: that is said, and no more."""
+    samples = [{"question": "</s>의 뜻은?"}, {"question": "수도는?"}]
+    folder = finished(place, "special", tiny_tokenizer(), samples, prompt="lab")
     with pytest.warns(UserWarning, match="1 held-out rows hold the text of a special token.*</s>의 뜻은"):
         merge_run(folder, place / "special-merged")
 
 
 def test_a_held_out_row_that_differs_is_refused(place, monkeypatch):
-    """A row of the run's own that a server would ask otherwise ends the export, with the first token that differs; nothing is left."""
-    from llmlab.publish import template
-
+    """A row of the run's own that a server would ask otherwise ends the export, with the first token that differs."""
     folder = finished(place, "differs", tiny_tokenizer(), [{"question": "수도는?"}], prompt="lab")
     usual = template.served_ids
-    monkeypatch.setattr(template, "served_ids", lambda tokenizer, row, text=None, **options: usual(tokenizer, row, options.get("chat_template", text)) + [5] * ("수도" in row["question"]))
-    with pytest.raises(LabError, match="(?s)would not be served as it was trained.*수도는.*token [0-9]+: trained on.*sent"):
+
+    def add_a_token(tokenizer, row, *others, **named):
+        return usual(tokenizer, row, *others, **named) + [5] * ("수도" in row["question"])
+
+    monkeypatch.setattr(template, "served_ids", add_a_token)
+    with pytest.raises(LabError, match="(?s)would not be served as.*수도는.*token [0-9]+: trained on.*sent"):
         export_run(folder, place / "differs-exported")
     assert not (place / "differs-exported").exists()
 
@@ -279,18 +304,20 @@ class Later(datetime.date):
 
 
 def test_the_day_is_of_the_run(place, monkeypatch):
-    """A template that asks for the date is told one day: in the record, a rerun, an evaluation, the cache, an export, whenever that is."""
-    settings = {"prompt": "chat", "dataset": "lab-ko-instruct", "max_train_samples": 4, "max_eval_samples": 2, "report_to": [], "cache_dir": str(place / "cache")}
+    """A template that asks for the date is told one day: in record, rerun, cache and export, whenever that is."""
+    settings = {"prompt": "chat", "max_train_samples": 4, "max_eval_samples": 2, "report_to": []}
+    settings["cache_dir"] = str(place / "cache")
     base = place / "dated-base"
     tiny_model("llama", vocab_size=1000).save_pretrained(base)
     KINDS["kanana, mi:dm"]().save_pretrained(base)
     first = prepare(make_config({"model": str(base), **settings}))
-    assert first.config.template_day == datetime.date.today().isoformat() and first.config.template_day in first.choices()
+    day = first.config.template_day
+    assert day == datetime.date.today().isoformat() and day in first.choices()
     trained = [example.input_ids for example in first.train.examples]
-    folder = finished(place, "dated", KINDS["kanana, mi:dm"](), **{**settings, "template_day": first.config.template_day})
+    folder = finished(place, "dated", KINDS["kanana, mi:dm"](), template_day=day, **settings)
     monkeypatch.setattr(clock.datetime, "date", Later)
     again = prepare(make_config(rerun_settings(folder)))
-    assert again.config.template_day == first.config.template_day
+    assert again.config.template_day == day
     assert [example.input_ids for example in again.train.examples] == trained
     other = prepare(make_config({"model": str(base), **settings}))
     assert other.config.template_day == "2031-01-02" and not other.train.tokens.from_cache
@@ -305,15 +332,15 @@ def test_the_day_is_of_the_run(place, monkeypatch):
 def test_no_day_where_none_is_asked_for(place):
     base = save_tiny_checkpoint(place / "undated", chat_template=CHATML)
     for prompt in ("chat", "lab"):
-        settings = {"model": str(base), "prompt": prompt, "max_train_samples": 4, "max_eval_samples": 2, "report_to": []}
-        assert prepare(make_config(settings)).config.template_day is None
+        settings = {"prompt": prompt, "max_train_samples": 4, "max_eval_samples": 2, "report_to": []}
+        assert prepare(make_config({"model": str(base), **settings})).config.template_day is None
 
 
 # Chance
 
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_2", "olora", "orthogonal", "gaussian"])
 def test_a_start_that_draws_is_drawn_again_the_same(place, start):
-    """PiSSA and OLoRA take LoRA's start out of the base's weights, and again as a run is loaded: the same, whatever was drawn before."""
+    """PiSSA and OLoRA take LoRA's start out of the base's weights, and again as a run is loaded: the same one."""
     folder = finished(place, start, tiny_tokenizer(), prompt="lab", lora_args={"init_lora_weights": start})
     logits = []
     for seed in (1, 2):
@@ -325,13 +352,14 @@ def test_a_start_that_draws_is_drawn_again_the_same(place, start):
 
 
 def test_new_rows_are_not_left_to_chance(place):
-    """A model that gets rows for new tokens, and for special ones that it had no rows for, gets the same rows each time."""
+    """A model that gets rows for new tokens, and for special ones that had none, gets the same rows each time."""
     base = place / "grown"
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<idle>"]})
     tiny_model("llama", vocab_size=len(tokenizer) - 1).save_pretrained(base)
     tokenizer.save_pretrained(base)
-    config = make_config({"model": str(base), "prompt": "lab", "task": "instruct", "dtype": "float32", "report_to": [], "new_tokens": ["훈민정음"]})
+    settings = {"prompt": "lab", "task": "instruct", "dtype": "float32", "report_to": [], "new_tokens": ["훈민정음"]}
+    config = make_config({"model": str(base), **settings})
     tables = []
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -81,3 +81,18 @@ def test_a_setting_without_effect_is_refused_and_one_with_effect_is_not(name, ne
 def test_the_default_is_never_complained_about():
     for idle, _ in CONTEXTS.values():
         assert [line for line in complaints({**idle, "pack_tokens": None}) if "no effect" in line] == []
+
+
+@pytest.mark.parametrize("family, is_idle", [("llama", True), ("gpt_neox", False)])
+def test_biases_are_trained_or_missed(family, is_idle):
+    import warnings
+
+    from llmlab.models.adapters import add_lora
+    from llmlab.models.testing import tiny_model
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        targets = ["q_proj"] if is_idle else ["query_key_value"]
+        adapted = add_lora(tiny_model(family), targets, make_config({"bias": "all"}))
+    assert is_idle == any("bias=all has no effect" in str(each.message) for each in said)
+    assert is_idle != any(name.endswith("bias") and parameter.requires_grad for name, parameter in adapted.named_parameters())

@@ -1,4 +1,4 @@
-"""Streams: each pass has an order of its own, and a run that was stopped in any pass goes on at its place, to the same bits."""
+"""Streams: each pass has an order of its own, and a run stopped in any pass goes on at its place, to the same bits."""
 import json
 import random
 
@@ -24,7 +24,8 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("streams")
     save_tiny_checkpoint(folder / "model")
     for name in ("rows", "more"):
-        lines = [json.dumps({"question": f"{name} {number}번은?", "answer": "가나다라마바사"[:number % 7 + 1]}, ensure_ascii=False) for number in range(ROWS)]
+        lines = [json.dumps({"question": f"{name} {number}번은?", "answer": "가나다라마바사"[:number % 7 + 1]},
+            ensure_ascii=False) for number in range(ROWS)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
@@ -43,14 +44,17 @@ class Interruption(TrainerCallback):
 def stream_run(files, output, resume=False, stop=None, dataset=None, **settings):
     "Train on a stream; return the trainer, the metrics, and the examples in the order in which they came."
     config = make_config({
-        "model": str(files / "model"), "dataset": dataset or str(files / "rows.jsonl"), "streaming": True, "max_eval_samples": 2, "max_steps": STEPS,
-        "per_device_train_batch_size": EXAMPLES_PER_STEP, "gradient_accumulation_steps": 1, "lora_dropout": 0.1, "learning_rate": 1e-2, "report_to": [],
+        "model": str(files / "model"), "dataset": dataset or str(files / "rows.jsonl"), "streaming": True,
+        "max_eval_samples": 2, "max_steps": STEPS,
+        "per_device_train_batch_size": EXAMPLES_PER_STEP, "gradient_accumulation_steps": 1, "lora_dropout": 0.1,
+        "learning_rate": 1e-2, "report_to": [],
         "save_strategy": "steps", "save_steps": 1, "eval_strategy": "epoch", **settings})
     data, tokenizer = load_data(config), load_tokenizer(config.model)
     model = build_model(config, locate_model(config.model))
     train = encode_stream(data.train, find_prompt("lab"), tokenizer, config)
     held_out = encode_rows(data.held_out, find_prompt("lab"), tokenizer, config, held_out=True)
-    trainer = make_trainer(config, model, tokenizer, train, held_out.examples, output, [Interruption(stop)] if stop else [])
+    trainer = make_trainer(config, model, tokenizer, train, held_out.examples, output,
+        [Interruption(stop)] if stop else [])
     seen = []
     step = trainer.training_step
 
@@ -96,23 +100,30 @@ def test_unshuffled_rows_come_as_they_stand_in_every_pass(files, tmp_path):
 
 def curve(trainer):
     "What was logged, but for times."
-    return [{name: value for name, value in entry.items() if name in ("step", "epoch", "loss", "eval_loss")} for entry in trainer.state.log_history]
+    return [{name: value for name, value in entry.items() if name in ("step", "epoch", "loss",
+        "eval_loss")} for entry in trainer.state.log_history]
+
+
+def evaluations(trainer):
+    "What was logged of the evaluations while it trained."
+    return [entry for entry in curve(trainer) if "eval_loss" in entry and entry["step"] > 0]
 
 
 @pytest.mark.parametrize("stop", [2, "end of a pass", "second pass", "third pass"])
 def test_a_stopped_stream_goes_on_at_its_place(files, through, tmp_path, stop):
-    """Stopped anywhere, resumed from the checkpoint of the step before: the same rows, losses to the last bit, and evaluations."""
+    """Stopped anywhere, and resumed from the step before: the same rows, losses to the last bit, and evaluations."""
     trainer, metrics, steps = through
     in_a_pass = -(-len(passes_of(steps)[0]) // EXAMPLES_PER_STEP)
     choose = random.Random(16).randrange
-    step = {"end of a pass": in_a_pass, "second pass": choose(in_a_pass + 1, 2 * in_a_pass), "third pass": choose(2 * in_a_pass + 1, STEPS)}.get(stop, stop)
+    step = {"end of a pass": in_a_pass, "second pass": choose(in_a_pass + 1, 2 * in_a_pass),
+        "third pass": choose(2 * in_a_pass + 1, STEPS)}.get(stop, stop)
     _, _, before = stream_run(files, tmp_path, stop=step)
     resumed, again, after = stream_run(files, tmp_path, resume=True)
     assert len(before) == step and before + after == steps
     assert hash_trace(resumed.loss_trace) == hash_trace(trainer.loss_trace)
     assert again["eval_loss"] == metrics["eval_loss"] and again["epochs"] == metrics["epochs"]
     assert curve(resumed)[-1] == curve(trainer)[-1]
-    assert [entry for entry in curve(resumed) if "eval_loss" in entry and entry["step"] > 0] == [entry for entry in curve(trainer) if "eval_loss" in entry and entry["step"] > 0]
+    assert evaluations(resumed) == evaluations(trainer)
 
 
 def test_a_stream_saved_at_the_end_of_a_pass_goes_on_with_the_next(files, tmp_path):
@@ -125,7 +136,8 @@ def test_a_stream_saved_at_the_end_of_a_pass_goes_on_with_the_next(files, tmp_pa
 
 
 def test_a_mix_of_streams_goes_on_at_its_place(files, tmp_path):
-    mix = {"dataset": {str(files / "rows.jsonl"): 0.7, str(files / "more.jsonl"): 0.3}, "max_eval_samples": 4, "max_steps": 20}
+    mix = {"dataset": {str(files / "rows.jsonl"): 0.7, str(files / "more.jsonl"): 0.3}, "max_eval_samples": 4,
+        "max_steps": 20}
     whole, _, steps = stream_run(files, tmp_path / "whole", **mix)
     _, _, before = stream_run(files, tmp_path / "cut", stop=14, **mix)
     resumed, _, after = stream_run(files, tmp_path / "cut", resume=True, **mix)

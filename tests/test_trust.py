@@ -14,7 +14,7 @@ from llmlab.config.load import config_to_yaml
 from llmlab.experiment.extensions import load_extensions
 from llmlab.models.checkpoints import locate_model
 from llmlab.models.testing import save_tiny_checkpoint
-from llmlab.runs.finished import FinishedRun
+from llmlab.runs.finished import FinishedRun, load_trained
 from llmlab.runs.record import begin_record
 from llmlab.runs.rerun import rerun_settings
 from llmlab.training.trainer import build_model
@@ -178,6 +178,25 @@ def test_hidden_letters_are_shown(theirs):
     with pytest.raises(LabError) as caught:
         FinishedRun(theirs)
     assert r"\x1b[2J" in str(caught.value) and r"\u202e" in str(caught.value) and "\x1b" not in str(caught.value)
+
+
+def test_python_in_a_model_folder_is_never_run(theirs, tmp_path, monkeypatch):
+    """A record that asks for it, past all checks of settings, with a model that brings its own tokenizer in Python."""
+    monkeypatch.setenv("LLMLAB_TRUST", "1")
+    record = json.loads((theirs / "record.json").read_text(encoding="utf-8"))
+    model = shutil.copytree(record["params"]["model"], tmp_path / "model")
+    (model / "own.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'it_ran')!r}).touch()\n\nclass Own:\n    pass\n")
+    for name, kind in (("tokenizer_config.json", "AutoTokenizer"), ("config.json", "AutoModelForCausalLM")):
+        content = json.loads((model / name).read_text(encoding="utf-8"))
+        content["auto_map"] = {kind: ["own.Own", "own.Own"] if kind == "AutoTokenizer" else "own.Own", "AutoConfig": "own.Own"}
+        (model / name).write_text(json.dumps(content), encoding="utf-8")
+    record["params"] |= {"model": str(model), "tokenizer_args": {"trust_remote_code": True}, "extensions": []}
+    (theirs / "record.json").write_text(json.dumps({**record, "extensions": {}}), encoding="utf-8")
+    try:
+        load_trained(FinishedRun(theirs))
+    except LabError:  # to refuse it is right as well
+        pass
+    assert not ran(tmp_path)
 
 
 def test_benchmark_files_of_a_record_want_trust_too(theirs, tmp_path):

@@ -211,7 +211,7 @@ def forest_problem(
 
     def probe(module, query, key, value, attention_mask, sliding_window=None, **others):
         windows.append(sliding_window)
-        return forest_attention(module, query, key, value, None, sliding_window=sliding_window, **others)
+        return forest_attention(module, query, key, value, attention_mask, sliding_window=sliding_window, **others)
 
     ALL_ATTENTION_FUNCTIONS.register("llmlab_probe", probe)
     batcher = Batcher("tree", 2**30, 1, target_tokens=None, switch=length_switch(model.config).length)

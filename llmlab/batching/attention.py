@@ -420,7 +420,7 @@ def forest_attention(
     query: torch.Tensor,  # (1, heads, tokens, size)
     key: torch.Tensor,  # (1, key heads, tokens, size)
     value: torch.Tensor,  # (1, key heads, tokens, size)
-    attention_mask: None,  # the pack under way says more
+    attention_mask: torch.Tensor | None,  # none: the pack under way says more
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -430,6 +430,8 @@ def forest_attention(
     "Attend over the pack under way, by the way that fits the device."
     if refused := [name for name in ("s_aux", "position_bias", "head_mask") if others.get(name) is not None]:
         raise NotImplementedError(f"its attention asks for {', '.join(refused)}")
+    if attention_mask is not None:
+        raise NotImplementedError("its layers put a mask of their own on the scores")
     under_way, device = UNDER_WAY[-1], query.device.type
     segments = under_way.segments
     if not query.shape[2] == key.shape[2] == segments[-1].end:

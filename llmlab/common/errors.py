@@ -29,7 +29,7 @@ def plain(text: str) -> str:
 SECRETS = {  # what lets somebody in -> what is shown of it
     r"://[^\s'\"<>@]*:[^\s'\"<>]*@|://[^\s'\"<>@/]+@": "://",
     r"(?i)([?&;#][^=&\s]*(?:token|key|passw|pwd|secret|sig|credential|auth)[^=&\s]*=)[^&\s'\"<>#]+": r"\1***",
-    r"(?i)(\bbearer |authorization['\"]?[:=]\s*['\"]?(?:basic )?)[\w+/=.~-]{6,}": r"\1***",
+    r"(?i)(\bbearer |authorization['\"]?[:=]\s*['\"]?(?:basic |bearer )?)[\w+/=.~-]{6,}": r"\1***",
     r"\b(hf_|gh[pousr]_|github_pat_|glpat-|sk-|AKIA)(?=\w*[A-Z0-9])[\w-]{8,}": r"\1***",
 }
 
@@ -68,7 +68,7 @@ SAVE_MEMORY = (
     "max_length, or set gradient_checkpointing, dtype=bfloat16 or load_in_4bit."
 )
 _FAULTS = {  # how libraries say it -> what it is, and the way out
-    r"No space left|Errno 28\b|os error 28|quota exceeded|database or disk is full|PytorchStreamWriter|inline_container":
+    r"No space left|Errno 28\b|os error 28|quota exceeded|disk is full|PytorchStreamWriter|inline_container":
         ("The disk is full", "Make room, or set output_dir and cache_dir to folders on another disk. What was saved "
                              "stays: `llmlab resume RUN` goes on from the last checkpoint."),
     r"OutOfMemory|out of memory|MemoryError|alloc_cpu|not enough memory|allocate memory|bad_alloc|Unable to allocate":
@@ -83,6 +83,8 @@ def fault_advice(
     while error is not None:
         text = error if isinstance(error, str) else f"{type(error).__name__}: {first_line(error)}"
         for pattern, (what, way_out) in _FAULTS.items():
+            if text.startswith(f"{what} ("):  # it was said already
+                return text
             if re.search(pattern, text, re.IGNORECASE):
                 return f"{what} ({plain(without_secrets(text.strip()))[:200]}). {way_out}"
         error = None if isinstance(error, str) else error.__cause__ or error.__context__

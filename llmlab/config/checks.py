@@ -124,6 +124,19 @@ def _precision_problems(config):
                "leave use_fast=true.")
 
 # %% ../../nbs/08_config/02_checks.ipynb #94ffc4a4
+def _late_problems(config, eval_steps):
+    "Find what waits for evaluations that a run of `max_steps` ends before."
+    if config.max_steps < 1 or not eval_steps:
+        return
+    count, patience = config.max_steps // eval_steps, config.early_stopping_patience
+    if config.load_best_model_at_end and not count:
+        yield (f"load_best_model_at_end has nothing to choose from: eval_steps={eval_steps}, and "
+               f"max_steps={config.max_steps}: lower eval_steps.")
+    elif patience and count <= patience:
+        yield (f"early_stopping_patience={patience} can stop nothing: max_steps={config.max_steps} has room for "
+               f"{count} evaluations (eval_steps={eval_steps}): lower one of them.")
+
+
 def _checkpoint_problems(config):
     "Find evaluations, checkpoints and scores that never meet."
     eval_steps = config.eval_steps or config.logging_steps
@@ -138,6 +151,7 @@ def _checkpoint_problems(config):
     if config.eval_generate_steps and (not by_steps or config.eval_generate_steps % eval_steps):
         yield (f"eval_generate_steps={config.eval_generate_steps} must be a multiple of eval_steps ({eval_steps}), "
                "with eval_strategy=steps: change one of them.")
+    yield from _late_problems(config, eval_steps if by_steps else None)
     if not config.load_best_model_at_end:
         return
     if config.eval_strategy == "no" or config.eval_strategy != config.save_strategy:

@@ -127,7 +127,8 @@ def kind_problem(
 
 # %% ../../nbs/08_config/05_passed.ipynb #config-passed-idle
 class PassedNeed(typing.NamedTuple):
-    "What some fields of `training_args` need to have an effect."
+    "What some fields of a dict need to have an effect."
+    dict_name: str
     names: tuple[str, ...]
     condition: str  # in words
     holds: Callable[[ExperimentConfig], bool]
@@ -137,24 +138,30 @@ _PROCESSES = ("ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", 
               "fsdp_config", "deepspeed", "log_level_replica", "log_on_each_node")
 _LAYERWISE = ("galore", "apollo")  # optimizers for chosen layers
 PASSED_NEEDS = (
-    PassedNeed(_PROCESSES, "several processes (num_workers above 1, or torchrun)",
+    PassedNeed("training_args", _PROCESSES, "several processes (num_workers above 1, or torchrun)",
                lambda config: config.num_workers > 1 or "RANK" in os.environ),
-    PassedNeed(("torch_empty_cache_steps",), "a GPU", lambda config: has_gpu()),
-    PassedNeed(("eval_delay",), "eval_strategy=steps or epoch", lambda config: config.eval_strategy != "no"),
-    PassedNeed(("logging_first_step",), "logging_steps above 1", lambda config: config.logging_steps > 1),
-    PassedNeed(("optim_target_modules",), "an optim of galore or apollo",
+    PassedNeed("training_args", ("torch_empty_cache_steps",), "a GPU", lambda config: has_gpu()),
+    PassedNeed("training_args", ("eval_delay",), "eval_strategy=steps or epoch",
+               lambda config: config.eval_strategy != "no"),
+    PassedNeed("training_args", ("logging_first_step",), "logging_steps above 1",
+               lambda config: config.logging_steps > 1),
+    PassedNeed("training_args", ("optim_target_modules",), "an optim of galore or apollo",
                lambda config: config.optim.startswith(_LAYERWISE)),
-    PassedNeed(("dataloader_num_workers",), "streaming=false (a stream is read and counted where training runs)",
+    PassedNeed("training_args", ("dataloader_num_workers",),
+               "streaming=false (a stream is read and counted where training runs)",
                lambda config: not config.streaming),
+    PassedNeed("quantization_args", ("llm_int8_threshold",), "load_in_8bit=true", lambda config: config.load_in_8bit),
+    PassedNeed("quantization_args", ("bnb_4bit_quant_storage",), "load_in_4bit=true",
+               lambda config: config.load_in_4bit),
 )
 
 
 def idle_problems(config: ExperimentConfig) -> Iterator[str]:
-    "Find fields of `training_args` that would have nothing to work on."
+    "Find fields that would have nothing to work on."
     for need in PASSED_NEEDS:
         for name in need.names:
-            if config.training_args.get(name) and not need.holds(config):
-                yield f"training_args: {name} has no effect without {need.condition}: set that, or leave it out."
+            if getattr(config, need.dict_name).get(name) and not need.holds(config):
+                yield f"{need.dict_name}: {name} has no effect without {need.condition}: set that, or leave it out."
 
 # %% ../../nbs/08_config/05_passed.ipynb #config-passed-rates
 BY_LOSS = ("reduce_lr_on_plateau", "greedy")  # schedules that go by the eval loss, not by the step

@@ -326,9 +326,8 @@ def make_row(
         return row
     if reader.changes:
         remarks.update(reader.changes)
-    named = (raw[name] for name in ("id", "guid") if raw.get(name) not in (None, ""))
-    identity = str(next(named, where))
-    return {"id": identity, **row, "group": _group(row["context"] or _opening(row)), "where": where}
+    identity = next((raw[name] for name in ("id", "guid") if name in raw and raw[name] not in (None, "")), where)
+    return {"id": str(identity), **row, "group": _group(row["context"] or _opening(row)), "where": where}
 
 
 def _read_row(raw, columns, reader):
@@ -346,7 +345,9 @@ def _read_row(raw, columns, reader):
     if row["system"] and content.get("system"):
         reader.note("have a system text in a column and another in their messages, which is the one used")
     content["system"] = content.get("system") or row["system"]
-    return {**row, "answers": [content["answer"]], **content}
+    content.setdefault("answers", [content["answer"]])
+    row.update(content)
+    return row
 
 
 def _opening(row):
@@ -358,8 +359,8 @@ def _read_pair(raw, columns, row, reader):
     if str(raw.get("is_impossible")).lower() == "true":
         return "marked as unanswerable, as in SQuAD 2.0"
     value = raw.get(columns["answer"])
-    found = reader.texts(value, "answer")
-    answers = list(dict.fromkeys(text for text in found if text and not text.isspace()))
+    found = [text for text in reader.texts(value, "answer") if text and not text.isspace()]
+    answers = list(dict.fromkeys(found)) if len(found) > 1 else found
     if not row["question"]:
         return "no question"
     if not answers:

@@ -76,5 +76,5 @@ class Exam:
         try:
             return measures | run_lm_eval(self.model, self.tokenizer, self.settings)
         except LabError as error:  # what was trained counts more than a benchmark that failed
-            print(f"{error}\nThe run ends without it; `llmlab evaluate` scores a finished run by the same lm_eval_tasks.")
+            print(f"{error}\nThe run ends without it; `llmlab evaluate` scores a finished run by lm_eval_tasks.")
             return measures

@@ -131,8 +131,9 @@ def make_plan(
     except CANNOT_TAKE_PACKS as error:
         reason = first_line(error)
         if config.batching == "padded":
-            raise LabError(f"{blueprint.name} ({blueprint.architecture.model_type}) cannot be planned: what it computes "
-                           f"hangs on content ({reason}). Train it with max_steps=1 to see what a step takes.") from None
+            named = f"{blueprint.name} ({blueprint.architecture.model_type})"
+            raise LabError(f"{named} cannot be planned: what it computes hangs on content ({reason}). Train it with "
+                           "max_steps=1 to see what a step takes.") from None
         config = config.model_copy(update={"batching": "padded"})
         plan = make_plan(config, train, held_out, probe, knobs)
         note = f"The model cannot take packs ({reason}), and is trained with batching=padded."

@@ -28,7 +28,8 @@ def block_layers(model) -> dict:  # name -> layer
     lm_head = model.get_output_embeddings()
     kinds = (torch.nn.Linear, Conv1D)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds) and layer is not lm_head}
-    return {name: layer for name, layer in layers.items() if not hasattr(layer, "n_groups")}  # in groups: no plain product
+    in_groups = {name for name, layer in layers.items() if hasattr(layer, "n_groups")}  # no plain products
+    return {name: layer for name, layer in layers.items() if name not in in_groups}
 
 
 def linear_layers(model) -> list[str]:
@@ -134,6 +135,7 @@ def add_lora(
     options |= lora.lora_args
     _check_parameters(model, options)
     adapted = _adapt(model, options)
+    _check_effects(adapted, lora)
     if options.get("target_parameters") and not lora.lora_args:
         _name_left_out(adapted, [name for name in layers if _is_asked(name, targets)])
     if new_token_ids:  # peft would write the whole tables, old rows and all, into every checkpoint
@@ -164,12 +166,14 @@ def _check_parameters(model, options):
     for target in asked:
         if not target or not any(f".{name}".endswith(f".{target}") for name in names):
             hint = closest(target, {".".join(name.split(".")[-2:]) for name in names})
-            raise LabError(f"lora_args: target_parameters: {model.config.model_type} has no weight {brief(target)}.{hint}")
+            family = model.config.model_type
+            raise LabError(f"lora_args: target_parameters: {family} has no weight {brief(target)}.{hint}")
     refused = next((name for name in OUTSIDE_OF_EXPERTS if asked and options.get(name)), None)
     if refused:
-        raise LabError(f"{refused}={brief(options[refused])} cannot be had for LoRA on experts that are kept as one weight "
-                       f"({', '.join(sorted({'.'.join(name.split('.')[-2:]) for name in asked}))}): leave {refused} out, "
-                       f"or name other target_modules, such as [{', '.join(linear_layers(model))}].")
+        weights = ", ".join(sorted({".".join(name.split(".")[-2:]) for name in asked}))
+        raise LabError(f"{refused}={brief(options[refused])} cannot be had for LoRA on experts that are kept as one "
+                       f"weight ({weights}): leave {refused} out, or name other target_modules, such as "
+                       f"[{', '.join(linear_layers(model))}].")
 
 
 IGNORED = r".*(were set but no|no modules were excluded|will be ignored|were ignored)"  # in peft's warnings
@@ -195,6 +199,18 @@ def _adapt(model, options):
                        f"lora_args, or what it names; linear layers of {family}: {', '.join(kinds)}.") from None
 
 
+def _check_effects(adapted, lora):
+    "Say which settings peft took back, or found nothing to train for."
+    family = adapted.config.model_type
+    if lora.fan_in_fan_out and not adapted.peft_config["default"].fan_in_fan_out:
+        raise LabError(f"fan_in_fan_out=true has no effect on {family}, which keeps its weights as (out, in): leave it "
+                       "out.")
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    if lora.bias != "none" and not any(name.endswith("bias") and ".lora_" not in name for name in trained):
+        warnings.warn(f"bias={lora.bias} has no effect: the layers of {family} that it is about have no biases. Leave "
+                      "it at none.", stacklevel=3)
+
+
 def _barred_layers(error):
     "Read the layers of Mamba that peft does not touch from its error."
     return sorted(re.findall(r"'(\w+)'", str(error).partition("Incompatible modules:")[2]))
@@ -212,8 +228,8 @@ def _name_left_out(adapted, asked):
     reached = {name.partition(".lora_")[0] for name, _ in adapted.named_parameters() if ".lora_" in name}
     missing = {re.sub(r".*\.\d+\.", "", name) for name in asked if f"base_model.model.{name}" not in reached}
     if missing:
-        warnings.warn(f"LoRA does not reach {', '.join(sorted(missing))} of {adapted.config.model_type}: peft takes layers "
-                      "of these names for the experts.", stacklevel=3)
+        warnings.warn(f"LoRA does not reach {', '.join(sorted(missing))} of {adapted.config.model_type}: peft takes "
+                      "layers of these names for the experts.", stacklevel=3)
 
 
 def tied(model) -> bool:
@@ -222,7 +238,7 @@ def tied(model) -> bool:
 
 
 def _prepare(model, checkpoint_activations):
-    "Ready a model for training: quantized ones in float32 outside of blocks and experts, activations kept or made again."
+    "Ready a model for training: quantized ones in float32 outside of blocks and experts, activations made again."
     from peft import prepare_model_for_kbit_training
 
     if getattr(model, "is_quantized", False):

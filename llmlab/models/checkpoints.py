@@ -65,7 +65,7 @@ def load_config(folder: str | Path):  # transformers.PretrainedConfig
         else:
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         text = config.get_text_config(decoder=True)
-    text.return_dict = config.return_dict = True  # tuples have no names
+        text.return_dict = config.return_dict = True  # tuples have no names
     known = [kind for kind in (text, config) if type(kind) in MODEL_FOR_CAUSAL_LM_MAPPING]
     if not known or config.is_encoder_decoder:
         raise LabError(f"model: {file} is of a {config.model_type}, and that is no model that continues a text "
@@ -279,7 +279,7 @@ def _read_tokenizer(path, folder, config, options):
         given = {name: value for name, value in options.items() if name not in ("config", "padding_side")}
         what = f"model: the tokenizer in {path} cannot be read{f' with tokenizer_args={given}' if given else ''}"
         with reading(what) if folder else nullcontext():
-            return AutoTokenizer.from_pretrained(path, **{"trust_remote_code": False, **options})
+            return AutoTokenizer.from_pretrained(path, **{**options, "trust_remote_code": False})
     except LabError:
         if (folder / "tokenizer.json").exists():
             read_object(folder / "tokenizer.json")
@@ -399,8 +399,8 @@ def check_report(
     if wrong := sorted(report["mismatched_keys"]):
         name, found, expected = wrong[0]
         raise LabError(f"model: {len(wrong)} of the weights in {path} have other shapes than its config.json says, "
-                       f"such as {name}: {tuple(found)} in place of {tuple(expected)}. The two are not of one model: get "
-                       "both from where it came from.")
+                       f"such as {name}: {tuple(found)} in place of {tuple(expected)}. The two are not of one model: "
+                       "get both from where it came from.")
     if missing := report["missing_keys"]:
         raise LabError(f"model: the weights in {path} lack {len(missing)} of {model.config.model_type}'s, such as "
                        f"{min(missing)}; they would start at random. Get them from where the model came from.")

@@ -5,19 +5,18 @@
 # %% auto #0
 __all__ = ['FURTHER_LOSSES', 'FURTHER_LAYERS', 'expert_weights', 'fused_experts', 'is_router', 'divide_targets', 'model_notes']
 
-# %% ../../nbs/07_models/05_experts.ipynb #0713b04a
+# %% ../../nbs/07_models/05_experts.ipynb #experts-imports
 import re
 from collections.abc import Iterable
 
-# %% ../../nbs/07_models/05_experts.ipynb #9e47df8c
+# %% ../../nbs/07_models/05_experts.ipynb #experts-where
 def expert_weights(model) -> dict:  # name -> weight
     "Find the weights of a model's experts; shared ones, which see every token, are layers like others."
     found = {}
     for place, module in model.named_modules():
-        parts = {*place.split(".")}
-        if "shared" not in place and not is_router(place) and ("experts" in parts or "Experts" in type(module).__name__):
-            own = module.named_parameters(recurse=False)
-            found |= {f"{place}.{name}": weight for name, weight in own if "lora_" not in place}
+        named = "experts" in place.split(".") or "Experts" in type(module).__name__
+        if named and "shared" not in place and "lora_" not in place and not is_router(place):
+            found |= {f"{place}.{name}": weight for name, weight in module.named_parameters(recurse=False)}
     return found
 
 
@@ -30,7 +29,7 @@ def is_router(place: str) -> bool:  # of a module in a mixture of experts
     "Say whether a module is a router, or a part of one."
     return not {"gate", "router"}.isdisjoint(place.split("."))
 
-# %% ../../nbs/07_models/05_experts.ipynb #d8584d91
+# %% ../../nbs/07_models/05_experts.ipynb #experts-reach
 def divide_targets(
     model,  # transformers.PreTrainedModel
     targets: list[str] | str,  # layer names, "all-linear", or a regular expression
@@ -75,7 +74,7 @@ def _as_layers(model, names):
     convert_peft_config_for_transformers(asked, model, None)
     return sorted(asked.target_modules)
 
-# %% ../../nbs/07_models/05_experts.ipynb #182a6d51
+# %% ../../nbs/07_models/05_experts.ipynb #experts-notes
 FURTHER_LOSSES = {  # a number in a configuration -> what it weights
     "router_aux_loss_coef": "the loss that keeps experts evenly used",
     "aux_loss_coef": "the loss that keeps experts evenly used",
@@ -89,19 +88,19 @@ FURTHER_LAYERS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_
 def model_notes(
     model,  # peft.PeftModel or transformers.PreTrainedModel
 ) -> dict[str, str]:  # the subject -> what there is to say
-    "Say what of a model is easily overlooked: its experts, and what its configuration asks for and training leaves out."
+    "Say what of a model is easily overlooked: its experts, and what its configuration asks for in vain."
     config = model.config.get_text_config(decoder=True).to_dict()
     notes = {"experts": _about_experts(model)} if expert_weights(model) else {}
     asked = config.get("output_router_logits") or "z_loss_coefficient" in config
     losses = [name for name in FURTHER_LOSSES if asked and config.get(name)]
     if losses:
         named = "; ".join(f"{FURTHER_LOSSES[name]} ({name}={config[name]})" for name in losses)
-        notes["router's loss"] = (f"left out: {named}, of output_router_logits in config.json. It hangs on which tokens "
-                                  "share a pass; training here learns from answers alone")
+        notes["router's loss"] = (f"left out: {named}, of output_router_logits in config.json. It hangs on which "
+                                  "tokens share a pass; training here learns from answers alone")
     layers = next((name for name in FURTHER_LAYERS if config.get(name)), None)
     if layers:
-        notes["further layers"] = (f"left out: {layers}={config[layers]} in config.json; transformers does not load layers "
-                                   "that predict further tokens, so they are neither trained nor exported")
+        notes["further layers"] = (f"left out: {layers}={config[layers]} in config.json; transformers does not load "
+                                   "layers that predict further tokens, so they are neither trained nor exported")
     return notes
 
 
@@ -115,7 +114,9 @@ def _about_experts(model):
     places = {_place(name.rpartition(".")[0]) for name in experts}
     adapters = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
     added = sum(weight.numel() for name, weight in adapters.items() if _place(name.partition(".lora_")[0]) in places)
-    learning = f"with LoRA of {added:,} weights" if added else "frozen, without adapters (target_modules=all-linear adds them)"
+    learning = "frozen, without adapters (target_modules=all-linear adds them)"
+    if added:
+        learning = f"with LoRA of {added:,} weights"
     if any(weight.requires_grad for weight in experts.values()):
         learning = "trained whole"
     learns = any(weight.requires_grad and is_router(name) for name, weight in model.named_parameters())

@@ -160,7 +160,8 @@ def check_tensors(file: Path):
     with reading(f"model: {file} is damaged or cut short"), safe_open(file, "pt") as weights:
         kinds = {weights.get_slice(name).get_dtype() for name in weights.keys()}
     if packed := [kind for kind in kinds if re.match("F[468]_", kind)]:
-        raise LabError(f"model: {file} holds weights of {packed[0]}, which are nothing without their scales. {UNPACKED}")
+        raise LabError(f"model: {file} holds weights of {packed[0]}, which are nothing without their scales. "
+                       f"{UNPACKED}")
 
 # %% ../../nbs/07_models/00_reader.ipynb #reader-folder
 OBJECTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

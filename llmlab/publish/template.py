@@ -19,7 +19,7 @@ from pathlib import Path
 from ..common.errors import LabError, brief, first_line
 from ..common.files import read_json_lines
 from ..runs.finished import FinishedRun
-from ..tokens.prompts import Prompt, Span, render
+from ..tokens.prompts import Prompt, Span, check_template, render
 from ..tokens.tokenize import asked_ids, beginning_token
 
 # %% ../../nbs/10_publish/00_template.ipynb #publish-template-part
@@ -196,6 +196,7 @@ def chat_template(
     write = _own_template if prompt.chat else _plain_template
     begins = [""] if beginning_token(tokenizer) is None else ["{{ bos_token }}", "{{ bos_token }}" + SPACE]
     if prompt.chat:
+        check_template(tokenizer)
         begins = list(dict.fromkeys(["", *begins]))
     problems = []
     for begin, join in itertools.product(begins, ["", SPACE]):

@@ -180,7 +180,7 @@ class MlflowRun:
         if self.problems and not self.told and threading.current_thread() is threading.main_thread():
             self.told = True
             print(f"MLflow ({without_secrets(self.uri)}) failed at '{self.problems[0]}'. "
-                  "The run goes on; the record on disk is complete without it, and `llmlab sync` sends what was missed.")
+                  "The run goes on; the record on disk is complete without it. `llmlab sync` sends what was missed.")
 
     def _call(self, what, method, *positional, **named):
         "Call a method of the client for this run, where there is a client."

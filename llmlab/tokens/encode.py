@@ -200,7 +200,8 @@ def cache_key(
     tokenizer = encoder.tokenizer
     settings = {name: value for name, value in vars(encoder).items() if name not in ("prompt", "tokenizer")}
     state = [
-        tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map,
+        tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map,
+        encoder.prompt.chat and tokenizer.chat_template,  # with its day, if it asks for one
         tokenizer.bos_token_id, tokenizer.eos_token_id,
     ]
     modules = [prompts.__file__, tokenizing.__file__, truncation.__file__]

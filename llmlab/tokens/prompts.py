@@ -220,7 +220,7 @@ def _messages(exchange, reasoning=""):
     "Make the user's and the assistant's message of an exchange, with what was thought before the answer."
     *user_spans, answer = exchange
     question = "".join(span.text for span in user_spans)
-    thought = {"reasoning_content": reasoning, "thinking": reasoning} if reasoning else {}  # templates know one or other
+    thought = {"reasoning_content": reasoning, "thinking": reasoning} if reasoning else {}  # templates know either
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer.text, **thought}]
 
 

@@ -179,8 +179,8 @@ def check_gradients(
     except (RuntimeError, TypeError, ValueError) as error:
         if not float64 or "memory" in str(error):
             raise
-        raise LabError(f"--float64: {checkpoint.family} does not compute in double precision ({first_line(error)}): leave "
-                       "--float64 out.") from None
+        raise LabError(f"--float64: {checkpoint.family} does not compute in double precision ({first_line(error)}): "
+                       "leave --float64 out.") from None
     too_far_for_rounding = check.gradients > 1e-3
     if check.passed or float64 or quantized or too_far_for_rounding:
         return check

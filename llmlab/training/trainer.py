@@ -285,9 +285,9 @@ def make_batcher(
     _check_model(model)
     batching, switch = config.batching, length_switch(model.config)
     if switch.rope_type and switch.rope_type != "longrope" and config.max_length > switch.length:
-        raise LabError(f"max_length={config.max_length}: beyond {switch.length} tokens the positions of this model (RoPE "
-                       f"of type {switch.rope_type}) hang on the length of a pass and on what it read before, so that no "
-                       f"example would be trained as if it stood alone. Set max_length to {switch.length} or less.")
+        raise LabError(f"max_length={config.max_length}: beyond {switch.length} tokens the positions of this model "
+                       f"(RoPE of type {switch.rope_type}) hang on the length of a pass and on what it read before, so "
+                       f"that no example would be trained as if it stood alone. Set max_length={switch.length} or less.")
     pack_tokens = config.pack_tokens or choose_pack_tokens(config.max_length)
     problem = forest_problem(model, max(pack_tokens, config.max_length)) if batching != "padded" else None
     if problem:
@@ -307,26 +307,26 @@ def _check_model(model):
     "Refuse a model that cannot learn to write, and warn of adapters that cannot learn."
     family = model.config.model_type
     if problem := model_problem(model):
-        raise LabError(f"model: {family} cannot be trained here: {problem}. Choose a model that writes from left to right, "
-                       "or other target_modules where LoRA's layers are what fails.")
+        raise LabError(f"model: {family} cannot be trained here: {problem}. Choose a model that writes from left to "
+                       "right, or other target_modules where LoRA's layers are what fails.")
     if idle := idle_layers(model):
-        warnings.warn(f"LoRA on {', '.join(idle)} of {family} will learn nothing, for no gradient reaches it: leave it out "
-                      "of target_modules.", stacklevel=3)
+        warnings.warn(f"LoRA on {', '.join(idle)} of {family} will learn nothing, for no gradient reaches it: leave it "
+                      "out of target_modules.", stacklevel=3)
 
 
 def _check_passes(config, model, batcher, arguments):
     "Refuse what would make of a pass something else than its examples, each by itself."
     if arguments.neftune_noise_alpha and batcher.batching != "padded":
-        raise LabError(f"training_args: neftune_noise_alpha={arguments.neftune_noise_alpha} adds noise to each example by "
-                       f"its own length, and with batching={batcher.batching} examples share a row: set batching=padded, or "
-                       "leave neftune_noise_alpha out.")
+        raise LabError(f"training_args: neftune_noise_alpha={arguments.neftune_noise_alpha} adds noise to each example "
+                       f"by its own length, and with batching={batcher.batching} examples share a row: "
+                       "set batching=padded, or leave neftune_noise_alpha out.")
     if batcher.batching != "padded":
         return
     largest = replace(batcher, batch_size=max(batcher.batch_size, config.per_device_eval_batch_size))
     if problem := pass_problem(model, largest, config.max_length):
-        raise LabError(f"padding_side={batcher.side}: this model computes padded examples otherwise than alone: {problem}. "
-                       f"Set padding_side={'left' if batcher.side == 'right' else 'right'}; or padding=longest, "
-                       "per_device_train_batch_size=1 and per_device_eval_batch_size=1, which pads nothing.")
+        raise LabError(f"padding_side={batcher.side}: this model computes padded examples otherwise than alone: "
+                       f"{problem}. Set padding_side={'left' if batcher.side == 'right' else 'right'}; "
+                       "or padding=longest, per_device_train_batch_size=1 and per_device_eval_batch_size=1, which pads nothing.")
 
 
 def make_sampler(

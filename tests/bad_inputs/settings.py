@@ -93,6 +93,7 @@ CASES = [
     idle("logging_dir", "logs", "tensorboard in report_to"),
     idle("metric_for_best_model", "eval_f1", "load_best_model_at_end or early_stopping_patience", eval_strategy="steps", eval_steps=1, eval_generate_steps=1),
     idle("validation_fraction", 0.2, "a held-out share", eval_dataset="lab-ko-mrc"),
+    Bad("idle: weights the other way round", {"fan_in_fan_out": True}, ("fan_in_fan_out=true has no effect", "leave it out")),
     # passed through, by kind of value
     Bad("no initialization of peft's", {"lora_args": {"init_lora_weights": "magic"}}, ("lora_args", "init_lora_weights", "gaussian")),
     Bad("layers by name", {"lora_args": {"layers_to_transform": "hello"}}, ("lora_args", "layers_to_transform")),

@@ -81,6 +81,10 @@ CASES = [
     bad("the number of messages first", "{{ messages | length }}" + each(TURN), "differently"),
     # It writes something else each time
     bad("a day in a format of its own", "{% set form = '%d %b %Y' %}{{ strftime_now(form) }}" + each(TURN), "time", "strftime_now"),
+    Bad("a day, and nobody asks", chat(each(TURN), template_day="2026-11-26"), ("template_day", "leave it out")),
+    Bad("a day for a plain prompt", {"prompt": "lab", "template_day": "2026-11-26"}, ("template_day", "prompt=chat")),
+    Bad("a 45th", chat("{{ strftime_now('%Y') }}" + each(TURN), template_day="2026-11-45"), ("template_day", "YYYY-MM-DD")),
+    Bad("a day in words", chat("{{ strftime_now('%Y') }}" + each(TURN), template_day="yesterday"), ("template_day", "YYYY-MM-DD")),
     bad("a greeting by chance", "{{ ['Hi', 'Hello'] | random }}" + each(TURN), "chance", "random"),
     bad("a paragraph by chance", "{{ lipsum(n=1) }}" + each(TURN), "chance", "lipsum"),
     bad("a place in memory", "{{ raise_exception }}" + each(TURN), "object of the program"),

@@ -105,4 +105,8 @@ CASES = [
     Bad("a rank by peft's name", {"lora_args": {"r": 4}}, "set lora_r"),
     Bad("an adapter woken by tokens", {"lora_args": {"alora_invocation_tokens": [5]}}, "alora_invocation_tokens"),
     Bad("weights on the CPU beside", {"load_in_4bit": True, "quantization_args": {"llm_int8_enable_fp32_cpu_offload": True}}, "one device"),
+    Bad("a threshold of 8 bits for 4", {"load_in_4bit": True, "quantization_args": {"llm_int8_threshold": 3.0}}, ("llm_int8_threshold", "load_in_8bit")),
+    Bad("a best of no evaluation", {"max_steps": 10, "eval_strategy": "steps", "eval_steps": 20, "save_strategy": "steps", "save_steps": 20, "load_best_model_at_end": True},
+        ("load_best_model_at_end", "eval_steps=20")),
+    Bad("patience beyond the end", {"max_steps": 10, "eval_strategy": "steps", "eval_steps": 5, "early_stopping_patience": 2}, ("early_stopping_patience=2", "max_steps")),
 ]
