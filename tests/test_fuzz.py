@@ -4,7 +4,7 @@ from pathlib import Path
 
 import fuzzing
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies
+from hypothesis import HealthCheck, given, settings
 
 EXAMPLES = 60  # of each subject; always the same ones
 

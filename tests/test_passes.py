@@ -112,7 +112,7 @@ def test_a_trainer_knows_its_model(settings, tmp_path):
 def test_dynamic_rope(tmp_path):
     """Refused beyond the length that its frequencies are made for; up to it, exact, and longer passes before change nothing."""
     sizes = {"rope_parameters": DYNAMIC, "max_position_embeddings": 2 * N}
-    with pytest.raises(LabError, match="max_length=65: beyond 64 tokens .*dynamic.* Set max_length to 64 or less"):
+    with pytest.raises(LabError, match="max_length=65: beyond 64 tokens .*dynamic.* Set max_length=64 or less"):
         trainer_of(tmp_path, sizes=sizes, max_length=2 * N + 1)
     fresh, seasoned = trainer_of(tmp_path / "a", sizes=sizes), trainer_of(tmp_path / "b", sizes=sizes)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What is passed on to the libraries stands once in the table, and works where it says so; training that fails says so."""
+"""What is passed on to the libraries stands once in the table, and works where it says so; failing training says why."""
 import dataclasses
 import json
 import math
@@ -174,7 +174,8 @@ def test_evaluations_are_delayed(start):
 
 KWARGS = {
     "cosine_with_min_lr": {"min_lr_rate": 0.1},
-    "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1, "warmup_lr_rate": 0.2}, "warmup_stable_decay": {"num_decay_steps": 2},
+    "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1, "warmup_lr_rate": 0.2},
+    "warmup_stable_decay": {"num_decay_steps": 2},
     "polynomial": {"lr_end": 1e-5, "power": 2}, "cosine_with_restarts": {"num_cycles": 2},
     "inverse_sqrt": {"timescale": 3},
 }
@@ -326,7 +327,7 @@ def test_a_model_whose_weights_are_no_numbers_is_refused(start):
 
 @pytest.mark.parametrize("error", [MemoryError(),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-                                   RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")],
+                                   RuntimeError("[enforce fail at alloc_cpu.cpp:127] can't allocate memory")],
                          ids=lambda error: type(error).__name__)
 def test_memory_that_runs_out_is_explained(start, monkeypatch, error):
     trainer = start()

@@ -287,7 +287,8 @@ def make_batcher(
     if switch.rope_type and switch.rope_type != "longrope" and config.max_length > switch.length:
         raise LabError(f"max_length={config.max_length}: beyond {switch.length} tokens the positions of this model "
                        f"(RoPE of type {switch.rope_type}) hang on the length of a pass and on what it read before, so "
-                       f"that no example would be trained as if it stood alone. Set max_length={switch.length} or less.")
+                       "that no example would be trained as if it stood alone. "
+                       f"Set max_length={switch.length} or less.")
     pack_tokens = config.pack_tokens or choose_pack_tokens(config.max_length)
     problem = forest_problem(model, max(pack_tokens, config.max_length)) if batching != "padded" else None
     if problem:
@@ -326,7 +327,8 @@ def _check_passes(config, model, batcher, arguments):
     if problem := pass_problem(model, largest, config.max_length):
         raise LabError(f"padding_side={batcher.side}: this model computes padded examples otherwise than alone: "
                        f"{problem}. Set padding_side={'left' if batcher.side == 'right' else 'right'}; "
-                       "or padding=longest, per_device_train_batch_size=1 and per_device_eval_batch_size=1, which pads nothing.")
+                       "or padding=longest, per_device_train_batch_size=1 and per_device_eval_batch_size=1, "
+                       "which pads nothing.")
 
 
 def make_sampler(

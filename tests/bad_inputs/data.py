@@ -1,5 +1,4 @@
 """Files of rows that are broken, ambiguous, of another format than their ending says, or without a row to learn."""
-import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path

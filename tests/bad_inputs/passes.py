@@ -22,9 +22,9 @@ RWKV = {"batching": "padded", "padding_side": "left", "target_modules": ["key"]}
 
 CASES = [
     Bad("dynamic RoPE beyond its length", model("llama", 1024, DYNAMIC), ("max_length=1024", "256", "dynamic")),
-    Bad("dynamic RoPE a token beyond its length", model("llama", 1024, DYNAMIC, max_length=257), "Set max_length to 256"),
-    Bad("dynamic RoPE with a fixed alpha", model("hunyuan_v1_dense", 1024, HUNYUAN, max_length=300), "Set max_length to 256"),
-    Bad("dynamic RoPE, padded", model("qwen2", 512, DYNAMIC, max_length=512, batching="padded"), "Set max_length to 256"),
+    Bad("dynamic RoPE a token beyond its length", model("llama", 1024, DYNAMIC, max_length=257), "Set max_length=256"),
+    Bad("dynamic RoPE with a fixed alpha", model("hunyuan_v1_dense", 1024, HUNYUAN, max_length=300), "Set max_length=256"),
+    Bad("dynamic RoPE, padded", model("qwen2", 512, DYNAMIC, max_length=512, batching="padded"), "Set max_length=256"),
     Bad("noise by length in a tree", NOISE, ("neftune_noise_alpha", "batching=padded")),
     Bad("noise by length in a pack", {**NOISE, "batching": "packed"}, ("neftune_noise_alpha", "batching=padded")),
     Bad("a state that runs through padding", model("rwkv", **RWKV), ("padding_side=left", "Set padding_side=right")),
