@@ -14,14 +14,17 @@ os.environ |= {
     # nbdev, papermill and Jupyter are started by name: those beside this Python must be found, activated or not.
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
 }
-if "PYTEST_XDIST_WORKER" in os.environ:  # two processes of two threads each, on two cores, wait for one another more than they compute
+# two processes of two threads each, on two cores, wait for one another more than they compute
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("llmlab", deadline=None, derandomize=True)
 settings.load_profile("llmlab")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow too: whole sweeps and clusters, minutes each")
+    parser.addoption(
+        "--slow", action="store_true", help="run the tests marked slow too: whole sweeps and clusters, minutes each"
+    )
 
 
 def pytest_configure(config):

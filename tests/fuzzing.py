@@ -49,35 +49,56 @@ ODD = some.sampled_from(["", " ", "\n", "\u2028", "\x85", "\ufeff", "\0", "\x1b[
 TEXTS = some.one_of(HANGUL, PIECES, ODD, some.text(max_size=12))
 SCALARS = some.one_of(some.none(), some.booleans(), some.integers(), some.floats(), TEXTS)
 ROLES = some.sampled_from(["user", "assistant", "system", "tool", "human", "gpt", "User", "", None, 7, "function"])
-CONTENTS = some.one_of(SCALARS, some.lists(some.fixed_dictionaries({"type": some.sampled_from(["text", "image", None]), "text": SCALARS}), max_size=2))
+CONTENTS = some.one_of(SCALARS, some.lists(
+    some.fixed_dictionaries({"type": some.sampled_from(["text", "image", None]), "text": SCALARS}), max_size=2
+))
 EXTRAS = {"weight": some.sampled_from([0, 1, 0.5, None, "0", True]), "train": some.sampled_from([True, False, "no"]), "loss": SCALARS, "name": SCALARS,
           "reasoning_content": SCALARS, "tool_calls": some.sampled_from([None, [], [{}]])}
 MESSAGES = some.one_of(some.fixed_dictionaries({"role": ROLES, "content": CONTENTS}, optional=EXTRAS),
                        some.fixed_dictionaries({"from": ROLES, "value": CONTENTS}, optional=EXTRAS))
 TALKS = some.one_of(SCALARS, some.lists(some.one_of(MESSAGES, MESSAGES, SCALARS), max_size=6))
-SPANS = some.fixed_dictionaries({"text": some.one_of(SCALARS, some.lists(SCALARS, max_size=2))}, optional={"answer_start": some.one_of(SCALARS, some.lists(SCALARS, max_size=2))})
-CELLS = some.one_of(SCALARS, some.lists(SCALARS, max_size=3), SPANS, some.lists(SPANS, max_size=2), some.dictionaries(TEXTS, SCALARS, max_size=2))
+SPANS = some.fixed_dictionaries(
+    {"text": some.one_of(SCALARS, some.lists(SCALARS, max_size=2))},
+    optional={"answer_start": some.one_of(SCALARS, some.lists(SCALARS, max_size=2))}
+)
+CELLS = some.one_of(
+    SCALARS, some.lists(SCALARS, max_size=3), SPANS, some.lists(SPANS, max_size=2),
+    some.dictionaries(TEXTS, SCALARS, max_size=2)
+)
 COLUMNS = ["question", "answer", "질문", "답변", unicodedata.normalize("NFD", "질문"), "instruction", "output", "input", "context", "history", "id", "system",
            "is_impossible", "Question "]
 GOOD_PAIRS = [{"question": f"{number} 더하기 1은?", "answer": f"{number + 1}입니다."} for number in range(4)]
-GOOD_TALKS = [{"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]} for row in GOOD_PAIRS]
+GOOD_TALKS = [
+    {"messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]}
+    for row in GOOD_PAIRS
+]
 
 
 def among(good: list, odd: some.SearchStrategy) -> some.SearchStrategy:
     "Draw lists of odd rows, most of them behind good ones, so that there is something left to train on."
-    return some.tuples(some.sampled_from([good, good, good, []]), some.lists(odd, max_size=8)).map(lambda pair: pair[0] + pair[1])
+    return some.tuples(some.sampled_from([good, good, good, []]), some.lists(odd, max_size=8)).map(
+        lambda pair: pair[0] + pair[1]
+    )
 
 
 PAIRS = some.fixed_dictionaries({"question": TEXTS, "answer": CELLS}, optional={name: CELLS for name in COLUMNS[2:]})
 TALK_ROWS = some.fixed_dictionaries({"messages": TALKS}, optional={"system": CELLS, "id": CELLS, "question": TEXTS})
-ROWS = some.one_of(among(GOOD_PAIRS, PAIRS), among(GOOD_TALKS, TALK_ROWS), among(GOOD_PAIRS, some.dictionaries(TEXTS, CELLS, max_size=3)))
+ROWS = some.one_of(
+    among(GOOD_PAIRS, PAIRS), among(GOOD_TALKS, TALK_ROWS),
+    among(GOOD_PAIRS, some.dictionaries(TEXTS, CELLS, max_size=3))
+)
 TABLES = some.tuples(some.sampled_from([2, 3, 3, 3]), some.lists(some.lists(TEXTS, min_size=3, max_size=4), max_size=8)).map(
     lambda drawn: [[row["question"], row["answer"], ""] for row in GOOD_PAIRS] + [row[:drawn[0] + (row[0] == "")] for row in drawn[1]])
-SPEAKERS = some.lists(some.fixed_dictionaries({"role": ROLES.map(str), "content": some.one_of(some.none(), TEXTS)}), max_size=4)
+SPEAKERS = some.lists(
+    some.fixed_dictionaries({"role": ROLES.map(str), "content": some.one_of(some.none(), TEXTS)}), max_size=4
+)
 KINDS = [TEXTS, some.integers(-2**63, 2**63 - 1), some.booleans(), some.floats(), some.binary(max_size=4), some.datetimes(), some.decimals(-99, 99, places=2),
          some.lists(TEXTS, max_size=2), some.fixed_dictionaries({"text": some.lists(TEXTS, max_size=2), "answer_start": some.lists(some.integers(0, 9), max_size=2)}),
          SPEAKERS]
-QUESTIONS = some.one_of(CELLS, some.lists(some.fixed_dictionaries({}, optional={"id": CELLS, "question": CELLS, "answers": CELLS}), max_size=3))
+QUESTIONS = some.one_of(
+    CELLS,
+    some.lists(some.fixed_dictionaries({}, optional={"id": CELLS, "question": CELLS, "answers": CELLS}), max_size=3)
+)
 ARTICLES = some.lists(some.one_of(SCALARS, some.fixed_dictionaries({}, optional={"title": CELLS, "paragraphs": some.one_of(
     SCALARS, some.lists(some.fixed_dictionaries({}, optional={"context": CELLS, "qas": QUESTIONS}), max_size=2))})), max_size=3)
 ENCODINGS = some.sampled_from([*["utf-8"] * 12, "utf-8-sig", "utf-16", "utf-16-le", "cp949", "utf-32-be"])
@@ -122,7 +143,9 @@ def files(draw) -> tuple[str, bytes, dict]:
     if ending == ".parquet":
         content = draw(parquets())
     elif ending in (".csv", ".tsv"):
-        content = as_table(draw(TABLES), draw(some.sampled_from([*({".csv": ",", ".tsv": "\t"}[ending]) * 9, ",", "\t", ";"])))
+        content = as_table(
+            draw(TABLES), draw(some.sampled_from([*({".csv": ",", ".tsv": "\t"}[ending]) * 9, ",", "\t", ";"]))
+        )
     elif draw(some.booleans()) and ending == ".json":
         content = json.dumps({"data": draw(ARTICLES)}, ensure_ascii=draw(some.booleans()))
     else:
@@ -159,11 +182,20 @@ def check_file(drawn: tuple, folder: Path):
 
 # Settings
 
-NAMES = some.one_of(some.sampled_from(sorted(ExperimentConfig.model_fields)), some.sampled_from(sorted(ExperimentConfig.model_fields)).map(lambda name: name[:-1]), TEXTS)
+NAMES = some.one_of(
+    some.sampled_from(sorted(ExperimentConfig.model_fields)),
+    some.sampled_from(sorted(ExperimentConfig.model_fields)).map(lambda name: name[:-1]), TEXTS
+)
 WORDS = some.sampled_from(["auto", "none", "no", "yes", "true", "steps", "epoch", "[a, b]", "{a: 1}", "a, b", "[", "{a: 1, a: 2}", "&a [*a]", "5e-4", "1e400", "-1", "0", "64",
                            "q_proj", "((", "cosine", "constant", "sgd", "padded", "tree", "chat", "lab", "first", "random", "../..", "~nobody-here", "=x", "!!python/none x"])
-LEAVES = some.one_of(some.none(), some.booleans(), some.integers(-3, 3000), some.sampled_from([10**400, 2**63, 1e300, 0.5, 1e-5]), some.floats(), WORDS, TEXTS)
-VALUES = some.recursive(LEAVES, lambda inner: some.one_of(some.lists(inner, max_size=3), some.dictionaries(TEXTS, inner, max_size=3)), max_leaves=6)
+LEAVES = some.one_of(
+    some.none(), some.booleans(), some.integers(-3, 3000), some.sampled_from([10**400, 2**63, 1e300, 0.5, 1e-5]),
+    some.floats(), WORDS, TEXTS
+)
+VALUES = some.recursive(
+    LEAVES, lambda inner: some.one_of(some.lists(inner, max_size=3), some.dictionaries(TEXTS, inner, max_size=3)),
+    max_leaves=6
+)
 PASSED = some.dictionaries(some.sampled_from([
     "eos_token", "chat_template", "add_prefix_space", "init_lora_weights", "rank_pattern", "layers_to_transform", "llm_int8_threshold", "adam_beta1", "temperature", "num_beams",
     "stop_strings", "lr_scheduler_kwargs", "optim_args", "label_smoothing_factor", "hub_token"]), VALUES, max_size=2)
@@ -203,7 +235,9 @@ def check_yaml(drawn: str, folder: Path):
 
 PART_TEXTS = some.lists(some.one_of(some.sampled_from(["{question}", "{answer}", "{context}", "{input}", "{system}", "{context:.0}", "{", "}", "{{", "}}", "{x}", "{question!r}",
                                                        "{question:>9}", "{answer:{x}}", "{}", "{0}", "{question.x}", " ", "\n"]), HANGUL), max_size=4).map("".join)
-PARTS = some.lists(some.tuples(some.sampled_from(["question", "context", "input", "marker", "header", "system", "answer", "x"]), PART_TEXTS), max_size=3)
+PARTS = some.lists(some.tuples(
+    some.sampled_from(["question", "context", "input", "marker", "header", "system", "answer", "x"]), PART_TEXTS
+), max_size=3)
 PROMPT_FIELDS = some.one_of(
     some.tuples(some.one_of(PARTS, some.just([("question", "{question}\n")])), some.one_of(PART_TEXTS, some.just("{answer}"))).map(
         lambda drawn: {"parts": [*drawn[0], ("answer", drawn[1])]}),
@@ -240,12 +274,16 @@ STATEMENTS = some.lists(some.sampled_from([
 def check_extension(drawn: object, folder: Path):
     "A file adds entries of the right kind, or is refused by one message, and then has added nothing; it never ends the process."
     path = folder / ("mine.py" if isinstance(drawn, str) else "mine.yaml")
-    path.write_bytes((drawn if isinstance(drawn, str) else yaml.safe_dump(drawn, allow_unicode=False)).encode("utf-8", "replace"))
+    path.write_bytes(
+        (drawn if isinstance(drawn, str) else yaml.safe_dump(drawn, allow_unicode=False)).encode("utf-8", "replace")
+    )
     before = {name: dict(registry.entries) for name, registry in REGISTRIES.items()}
     try:
         load_extensions([str(path)])
         for registry in REGISTRIES.values():
-            assert all(isinstance(name, str) and isinstance(entry, registry.kind) for name, entry in registry.entries.items())
+            assert all(
+                isinstance(name, str) and isinstance(entry, registry.kind) for name, entry in registry.entries.items()
+            )
     except LabError as error:
         check_message(error)
         assert before == {name: registry.entries for name, registry in REGISTRIES.items()}

@@ -58,7 +58,9 @@ def train(folder, family="llama", tied=None, track=False, **settings):
     parts = [encode_rows(rows, find_prompt(config.prompt), tokenizer, config, held_out=held_out)
              for rows, held_out in ((data.train, False), (data.held_out, True))]
     if track:
-        record.mlflow = MlflowRun.start(tracking_uri(None, config.output_dir), "after", folder.name, {}, folder.parent / "artifacts")
+        record.mlflow = MlflowRun.start(
+            tracking_uri(None, config.output_dir), "after", folder.name, {}, folder.parent / "artifacts"
+        )
         record.note(mlflow_run_id=record.mlflow.run_id)
     trained = build_model(config, checkpoint)
     record.note(data=data.report.to_dict(), model=describe_model(trained, checkpoint))
@@ -80,7 +82,10 @@ def logits(model, tokenizer):
 def lab_answers(folder):
     """Answer the questions as the lab does in evaluation."""
     run = FinishedRun(folder)
-    prompts = [tokenize(run.spans({"question": question})[:-1], run.tokenizer, end=False, chat=run.prompt.chat).input_ids for question in QUESTIONS]
+    prompts = [
+        tokenize(run.spans({"question": question})[:-1], run.tokenizer, end=False, chat=run.prompt.chat).input_ids
+        for question in QUESTIONS
+    ]
     return generate_answers(load_trained(run), run.tokenizer, prompts, run.max_new_tokens)
 
 
@@ -136,8 +141,12 @@ def test_transformers_alone_answers_the_same(place, family, prompt):
     assert export_run(folder, output)["difference"] < 1e-4
     model, tokenizer, answers = AutoModelForCausalLM.from_pretrained(output), AutoTokenizer.from_pretrained(output), []
     for question in QUESTIONS:
-        asked = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True, return_tensors="pt")
-        answers.append(tokenizer.decode(model.generate(**asked)[0][asked["input_ids"].shape[1]:], skip_special_tokens=True).strip())
+        asked = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+        answers.append(
+            tokenizer.decode(model.generate(**asked)[0][asked["input_ids"].shape[1]:], skip_special_tokens=True).strip()
+        )
     assert answers == lab_answers(folder)
     session = open_chat(model=str(output))  # the lab knows its own exports
     assert "".join(session.ask(QUESTIONS[0])) == answers[0].rstrip("\ufffd").strip()
@@ -151,7 +160,10 @@ def test_card(place, run):
     card, record = ModelCard.load(place / "with-card" / "README.md"), json.loads((run / "record.json").read_text())
     assert (card.data.language, card.data.base_model, card.data.library_name) == ("ko", "run-base", "transformers")
     assert "llmlab" in card.data.tags and {score.metric_type for score in card.data.eval_results} >= {"eval_loss"}
-    for text in (record["data"]["fingerprint"], record["model"]["sha256"], "`learning_rate` | `0.05`", "### 답변:", f"{record['metrics']['eval_loss']:.4g}", "Apache-2.0"):
+    for text in (
+        record["data"]["fingerprint"], record["model"]["sha256"], "`learning_rate` | `0.05`", "### 답변:",
+        f"{record['metrics']['eval_loss']:.4g}", "Apache-2.0"
+    ):
         assert text in card.text
     for path in (place / "with-card").iterdir():
         assert path.suffix == ".safetensors" or str(place) not in path.read_text(), path.name
@@ -163,7 +175,10 @@ def test_finished_run_has_its_card(place, run):
     from mlflow.artifacts import download_artifacts
 
     record = json.loads((run / "record.json").read_text())
-    tracked = download_artifacts(run_id=record["mlflow_run_id"], artifact_path="adapter", tracking_uri=tracking_uri(None, str(place)), dst_path=place / "tracked")
+    tracked = download_artifacts(
+        run_id=record["mlflow_run_id"], artifact_path="adapter", tracking_uri=tracking_uri(None, str(place)),
+        dst_path=place / "tracked"
+    )
     for folder in (run / "adapter", Path(tracked)):
         card, settings = ModelCard.load(folder / "README.md"), json.loads((folder / "adapter_config.json").read_text())
         assert settings["base_model_name_or_path"] == card.data.base_model == record["model"]["id"] == "run-base"
@@ -186,7 +201,9 @@ def test_base_of_a_packaged_model_is_its_hub_id(place, run):
     shutil.copytree(run, folder)
     record = json.loads((run / "record.json").read_text())
     (folder / "record.json").write_text(json.dumps({**record, "params": {**record["params"], "model": "smollm2-135m"}}))
-    (folder / settings).write_text(json.dumps({**json.loads((run / settings).read_text()), "base_model_name_or_path": str(FinishedRun(folder).checkpoint.path)}))
+    (folder / settings).write_text(json.dumps({
+        **json.loads((run / settings).read_text()), "base_model_name_or_path": str(FinishedRun(folder).checkpoint.path)
+    }))
     card = write_card(folder).read_text()
     assert json.loads((folder / settings).read_text())["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card and str(Path.home()) not in card
@@ -229,7 +246,9 @@ def test_errors(place, run):
             merge_run(place / name, place / "never")
     (place / "homeless").mkdir()
     (place / "homeless" / "adapter").symlink_to(run / "adapter")
-    (place / "homeless" / "record.json").write_text(json.dumps({**record, "params": {**record["params"], "model": "nobody/nothing"}}))
+    (place / "homeless" / "record.json").write_text(
+        json.dumps({**record, "params": {**record["params"], "model": "nobody/nothing"}})
+    )
     with pytest.raises(LabError, match="nobody/nothing' cannot be had"):
         merge_run(place / "homeless", place / "never")
     assert not (place / "never").exists()
@@ -241,7 +260,10 @@ def test_chat_through_a_pipe(run):
     """Each line of a pipe is a question; commands are obeyed, mistakes told, and the conversation is remembered."""
     code = "import sys; from llmlab.publish.chat import chat, open_chat; chat(open_chat(sys.argv[1]))"
     lines = f"{QUESTIONS[0]}\n/reset\n{QUESTIONS[0]}\n/rest\n/context 서울이 수도다.\n\n{QUESTIONS[1]}\n/quit\n{QUESTIONS[2]}\n"
-    done = subprocess.run([sys.executable, "-c", code, str(run)], input=lines, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run)], input=lines, capture_output=True, text=True, encoding="utf-8",
+        timeout=120
+    )
     assert done.returncode == 0, done.stderr
     answer = lab_answers(run)[0].rstrip("\ufffd").strip()
     assert done.stdout.count(answer) >= 2 and done.stdout.startswith(answer)
@@ -256,7 +278,9 @@ def test_chat_keeps_the_conversation(run):
     tokenizer = session.tokenizer
     assert sent[:len(session.prompt_ids(QUESTIONS[0]))] == session.prompt_ids(QUESTIONS[0])
     assert sent.count(tokenizer.eos_token_id) == 1 and sent.count(tokenizer.bos_token_id) == 1
-    assert tokenizer.decode(sent, skip_special_tokens=True).endswith(f"### 답변: {first}### 질문: {QUESTIONS[1]}\n\n### 답변:")
+    assert tokenizer.decode(sent, skip_special_tokens=True).endswith(
+        f"### 답변: {first}### 질문: {QUESTIONS[1]}\n\n### 답변:"
+    )
 
 
 # Serving
@@ -264,8 +288,13 @@ def test_chat_keeps_the_conversation(run):
 def test_mlflow_predict(place, run):
     """`mlflow models predict` gives the lab's answers, from the run in MLflow."""
     uri = log_mlflow_model(run)
-    (place / "input.json").write_text(json.dumps({"dataframe_records": [{"question": question} for question in QUESTIONS]}))
-    words = ["models", "predict", "-m", uri, "-i", place / "input.json", "-o", place / "output.json", "--env-manager", "local"]
+    (place / "input.json").write_text(
+        json.dumps({"dataframe_records": [{"question": question} for question in QUESTIONS]})
+    )
+    words = [
+        "models", "predict", "-m", uri, "-i", place / "input.json", "-o", place / "output.json", "--env-manager",
+        "local"
+    ]
     done = subprocess.run([sys.executable, "-m", "mlflow", *map(str, words)], capture_output=True, text=True, timeout=300, cwd=place,
                           env={**__import__("os").environ, "MLFLOW_TRACKING_URI": tracking_uri(None, str(place)), "MLFLOW_DISABLE_TELEMETRY": "true"})
     assert done.returncode == 0, done.stderr

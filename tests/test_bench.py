@@ -29,7 +29,10 @@ def test_each_distinct_beginning_counts_once(sequences):
 
 def test_operations_are_those_counted_by_hand():
     from flops import Sizes, count_work
-    sizes = Sizes(hidden_size=4, intermediate_size=6, num_attention_heads=2, num_key_value_heads=1, head_dim=3, vocab_size=10, windows=(None, 2))
+    sizes = Sizes(
+        hidden_size=4, intermediate_size=6, num_attention_heads=2, num_key_value_heads=1, head_dim=3, vocab_size=10,
+        windows=(None, 2)
+    )
     work = count_work([example([1, 2, 3], [4]), example([1, 2, 5], [6, 7])], sizes, lora_r=2)
     assert (work["tokens"], work["distinct_tokens"], work["supervised_tokens"]) == (9, 7, 3)  # 1 2 | 3 4 | 5 6 7
     assert work["visible_pairs"] == (1 + 2 + 3 + 4 + 3 + 4 + 5) + (1 + 2 + 2 + 2 + 2 + 2 + 2)
@@ -49,9 +52,13 @@ def test_blocks_hold_the_weights_that_the_model_has(family):
     from llmlab.models.testing import tiny_model
     model = tiny_model(family)
     sizes = sizes_of(model.config.to_dict())
-    assert sizes.block_parameters * len(sizes.windows) == sum(layer.weight.numel() for layer in block_layers(model).values())
+    assert sizes.block_parameters * len(sizes.windows) == sum(
+        layer.weight.numel() for layer in block_layers(model).values()
+    )
     kinds = getattr(model.config, "layer_types", None) or ["full_attention"] * len(sizes.windows)
-    assert sizes.windows == tuple(model.config.sliding_window if kind == "sliding_attention" else None for kind in kinds)
+    assert sizes.windows == tuple(
+        model.config.sliding_window if kind == "sliding_attention" else None for kind in kinds
+    )
 
 
 def test_contestants_take_turns():
@@ -61,7 +68,9 @@ def test_contestants_take_turns():
 
 def test_fastest_variant_is_kept_and_failures_are_not():
     from compare import fastest
-    assert fastest([{"variant": "a", "failed": "no"}, {"variant": "b", "seconds": 3.0}, {"variant": "c", "seconds": 2.0}]) == "c"
+    assert fastest(
+        [{"variant": "a", "failed": "no"}, {"variant": "b", "seconds": 3.0}, {"variant": "c", "seconds": 2.0}]
+    ) == "c"
     assert fastest([{"variant": "a", "failed": "no"}]) is None
 
 
@@ -150,7 +159,9 @@ def test_a_peer_that_cannot_be_installed_is_said_to_be_so(tmp_path, monkeypatch)
     import compare
     monkeypatch.setattr(compare, "ENVIRONMENTS", tmp_path / ".bench")
     monkeypatch.setattr(compare, "ROOT", tmp_path)
-    monkeypatch.setattr(compare, "PEERS", {"none": ("x.py", "none", ("/no/such/package-1.0-py3-none-any.whl",), (), ())})
+    monkeypatch.setattr(
+        compare, "PEERS", {"none": ("x.py", "none", ("/no/such/package-1.0-py3-none-any.whl",), (), ())}
+    )
     assert compare.install("none")
     assert not (tmp_path / ".bench" / "none" / "installed.txt").exists()
 
@@ -175,8 +186,14 @@ def test_points_take_the_place_of_older_ones(tmp_path):
     path = tmp_path / "scale.json"
     for seconds in (1.0, 2.0):
         for batching in ("tree", "padded-1"):
-            keep(path, {"part": "context", "model": "tiny", "context": 256, "questions": 8, "batching": batching, "seconds": seconds, "peak_bytes": 2**30})
-    keep(path, {"part": "rows", "model": "tiny", "rows": 1000, "streaming": False, "seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 2**30})
+            keep(path, {
+                "part": "context", "model": "tiny", "context": 256, "questions": 8, "batching": batching,
+                "seconds": seconds, "peak_bytes": 2**30
+            })
+    keep(path, {
+        "part": "rows", "model": "tiny", "rows": 1000, "streaming": False, "seconds": 1.0, "cpu_seconds": 1.0,
+        "peak_bytes": 2**30
+    })
     lines = json.loads(path.read_text())["lines"]
     assert [line["seconds"] for line in lines] == [2.0, 2.0, 1.0]
     assert len(plot(lines).axes) == 6
@@ -191,7 +208,8 @@ def test_sampling_is_compared_seed_by_seed():
     results = {"dataset": "made.json", "runs": runs, "settings": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 10, "model": "m",
                                                                   "target_modules": "all-linear"}}
     text = report.sampling_report(results)
-    assert "80 of them seen in 10 steps of 8" in text and "2.0000 before" in text and "seed 3" not in text  # a seed without both is left out
+    # a seed without both is left out
+    assert "80 of them seen in 10 steps of 8" in text and "2.0000 before" in text and "seed 3" not in text
     assert "| up to 6 | 0.5200 | 0.5800 | 0.5500 | +0.0000 (0.0200) | 60 |" in text and "| 1, random order | 0.5000 | 0.6000 | 0.5500 |  | 10 |" in text
     assert "standard error" in report.sampling_report({**results, "runs": runs[:1]})
     lines = report.plot_sampling(results).axes[0].get_lines()

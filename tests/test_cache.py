@@ -16,7 +16,10 @@ TOKENIZER = tiny_tokenizer()
 
 def prepare(cache, number):
     """Prepare a small set, or read it from the cache."""
-    row = {"question": f"{number} 더하기 1은?", "input": "", "context": "", "system": "", "history": [], "answer": f"{number + 1}입니다."}
+    row = {
+        "question": f"{number} 더하기 1은?", "input": "", "context": "", "system": "", "history": [],
+        "answer": f"{number + 1}입니다."
+    }
     return encode_rows([row], PROMPTS["lab"], TOKENIZER, 512, cache_dir=cache)
 
 
@@ -56,7 +59,9 @@ def test_set_is_not_cleared_while_it_is_read(tmp_path, monkeypatch):
     prepare(tmp_path, 0), prepare(tmp_path, 1)
     folder, cleared, digest = prepared_cache(tmp_path), [], packing._file_digest
     age(folder, 10)
-    monkeypatch.setattr(packing, "_file_digest", lambda path: (cleared.extend(clear_unused(folder, max_bytes=0)), digest(path))[1])
+    monkeypatch.setattr(
+        packing, "_file_digest", lambda path: (cleared.extend(clear_unused(folder, max_bytes=0)), digest(path))[1]
+    )
     with warnings.catch_warnings(action="error"):
         encoded = prepare(tmp_path, 0)
     assert encoded.tokens.from_cache and len(cleared) == 1 and len(sets(folder)) == 1 and "0 더하기" in text(encoded)

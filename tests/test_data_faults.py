@@ -122,7 +122,9 @@ def test_what_is_changed_or_odd_is_counted(odd, tmp_path):
     rows, remark, count = REMARKS[odd]
     data = load(tmp_path, rows)
     assert data.report.kept == data.report.read == len(rows)
-    assert any(re.match(rf"{count:,} rows of rows.jsonl .*{remark}", note) for note in data.report.all_notes()), data.report.all_notes()
+    assert any(
+        re.match(rf"{count:,} rows of rows.jsonl .*{remark}", note) for note in data.report.all_notes()
+    ), data.report.all_notes()
 
 
 NOTES = {
@@ -145,17 +147,25 @@ def test_what_is_odd_of_a_file_is_noted(odd, tmp_path):
 
 def test_good_rows_get_no_remark(tmp_path):
     spans = {"text": ["서울"], "answer_start": [0]}
-    for rows in (pairs(), talks(USER, ASSISTANT, USER, ASSISTANT), pairs(id=None), reading(spans), reading([{"text": "서울", "answer_start": 0}])):
+    for rows in (
+        pairs(), talks(USER, ASSISTANT, USER, ASSISTANT), pairs(id=None), reading(spans),
+        reading([{"text": "서울", "answer_start": 0}])
+    ):
         assert load(tmp_path, rows).report.all_notes() == []
 
 
 def test_hangul_in_pieces_is_put_together_or_kept(tmp_path):
-    rows = [{unicodedata.normalize("NFD", "질문"): f"{number}: {PIECES}", unicodedata.normalize("NFD", "답변"): f"{PIECES} {number}"} for number in range(12)]
+    rows = [{
+        unicodedata.normalize("NFD", "질문"): f"{number}: {PIECES}",
+        unicodedata.normalize("NFD", "답변"): f"{PIECES} {number}"
+    } for number in range(12)]
     whole = unicodedata.normalize("NFC", PIECES)
     wholes = {f"{whole} {number}" for number in range(12)}
     assert {row["answer"] for row in all_rows(load(tmp_path, rows))} == wholes
     kept = load(tmp_path, rows, compose_hangul=False)
-    assert {row["answer"] for row in all_rows(kept)} == {f"{PIECES} {number}" for number in range(12)} and not kept.report.all_notes()
+    assert {row["answer"] for row in all_rows(kept)} == {
+        f"{PIECES} {number}" for number in range(12)
+    } and not kept.report.all_notes()
     named = load(tmp_path, rows, column_mapping={"question": "답변", "answer": "질문"})
     assert {row["question"] for row in all_rows(named)} == wholes
     streamed = load(tmp_path, rows, streaming=True)
@@ -173,7 +183,9 @@ def test_reasoning_is_learned_where_it_is_asked_for_and_counted_where_not(tmp_pa
     assert (rows[0]["reasoning"], rows[0]["history"][0]["reasoning"]) == ("한국의 수도라면", "한국의 수도라면")
     parts = [["question", "{question}"], ["answer", "{answer}"]]
     for thinking in (True, False):
-        encoded = encode_rows(rows, find_prompt({"parts": parts, "chat": True, "thinking": thinking}), tokenizer, cache_dir=str(tmp_path))
+        encoded = encode_rows(
+            rows, find_prompt({"parts": parts, "chat": True, "thinking": thinking}), tokenizer, cache_dir=str(tmp_path)
+        )
         example = encoded.examples[0]
         learned = [tokenizer.decode(example.input_ids[start:stop]) for start, stop in example.learned]
         assert ["한국의 수도라면" in text for text in learned] == [thinking, thinking], learned
@@ -186,7 +198,10 @@ def test_a_template_that_trims_answers_is_counted(tmp_path):
     template = "{% for message in messages %}<|{{ message.role }}|>{{ message.content | trim }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     tokenizer = load_tokenizer(save_tiny_checkpoint(tmp_path / "model", chat_template=template))
     rows = all_rows(load(tmp_path, [{**row, "answer": f"    {row['answer']}"} for row in pairs()]))
-    counts = {name: encode_rows(rows, find_prompt(name), tokenizer, cache_dir=str(tmp_path)).tokens.counts["answers_changed"] for name in ("chat", "lab")}
+    counts = {
+        name: encode_rows(rows, find_prompt(name), tokenizer, cache_dir=str(tmp_path)).tokens.counts["answers_changed"]
+        for name in ("chat", "lab")
+    }
     assert counts == {"chat": 12, "lab": 0}
 
 
@@ -201,12 +216,17 @@ def test_a_tokenizer_that_rewrites_text_is_counted(kind, tmp_path):
     normalizer, count = NORMALIZERS[kind]
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizer
-    rows = [{"question": f"{number}?", "answer": answer} for number, answer in enumerate(["서울", "두  칸", "½", "KBS", "cafe\u0301"])]
+    rows = [
+        {"question": f"{number}?", "answer": answer} for number,
+        answer in enumerate(["서울", "두  칸", "½", "KBS", "cafe\u0301"])
+    ]
     assert encode_rows(rows, find_prompt("lab"), tokenizer, cache_dir=str(tmp_path)).tokens.counts["changed_by_tokenizer"] == count
 
 
 def test_reasoning_counts_in_a_digest_and_rows_without_it_keep_theirs(tmp_path):
-    plain, thought = (all_rows(load(tmp_path, talks(USER, answer)))[0] for answer in (ASSISTANT, {**ASSISTANT, "reasoning": "흠"}))
+    plain, thought = (
+        all_rows(load(tmp_path, talks(USER, answer)))[0] for answer in (ASSISTANT, {**ASSISTANT, "reasoning": "흠"})
+    )
     assert row_digest(plain) != row_digest(thought)
     assert row_digest(plain) == row_digest({name: value for name, value in plain.items() if name != "reasoning"})
 
@@ -228,7 +248,9 @@ def test_a_file_is_found_by_its_name_in_either_spelling(tmp_path):
 
 
 def test_weights_of_a_conversation_decide_what_is_learned(tmp_path):
-    for flag in ({"weight": 0}, {"weight": 0.0}, {"train": False}, {"loss": False}, {"loss": 0}, {"train_on_turn": False}):
+    for flag in (
+        {"weight": 0}, {"weight": 0.0}, {"train": False}, {"loss": False}, {"loss": 0}, {"train_on_turn": False}
+    ):
         row = all_rows(load(tmp_path, talks(USER, {**ASSISTANT, **flag}, USER, ASSISTANT)))[0]
         assert [turn["learn"] for turn in row["history"]] == [False]
 

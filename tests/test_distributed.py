@@ -74,19 +74,27 @@ def test_two_processes_take_the_same_steps_as_one(tiny, tmp_path):
     """Losses, held-out loss and gradients of two processes are those of one with the same examples, for every batching."""
     script, output, batchings = tmp_path / "steps.py", tmp_path / "two.pt", ("tree", "packed", "padded")
     script.write_text(STEPS, encoding="utf-8")
-    done = subprocess.run([*TORCHRUN, script, tiny, output, *batchings], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [*TORCHRUN, script, tiny, output, *batchings], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True,
+        timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     here = {"__name__": "steps"}
     exec(STEPS, here)
     for batching, (processes, losses, held_out, gradients) in torch.load(output).items():
         one, expected_losses, expected_held_out, expected_gradients = here["take_steps"](tiny, batching, 4)
         assert (one, processes) == (1, 2)
-        assert losses == pytest.approx(expected_losses, rel=1e-5) and held_out == pytest.approx(expected_held_out, rel=1e-5)
+        assert losses == pytest.approx(expected_losses, rel=1e-5) and held_out == pytest.approx(
+            expected_held_out, rel=1e-5
+        )
         difference = torch.cat([(a - b).flatten() for a, b in zip(gradients, expected_gradients)])
         whole = torch.cat([gradient.flatten() for gradient in expected_gradients])
         assert len(gradients) == len(expected_gradients) and whole.norm() > 0
         assert difference.norm() / whole.norm() < 1e-5, batching
-        print(batching, max(abs(a - b) for a, b in zip(losses, expected_losses)), (difference.norm() / whole.norm()).item(), difference.abs().max().item())
+        print(
+            batching, max(abs(a - b) for a, b in zip(losses, expected_losses)),
+            (difference.norm() / whole.norm()).item(), difference.abs().max().item()
+        )
 
 
 def test_torchrun_gives_one_record(tiny, tmp_path):
@@ -131,8 +139,14 @@ def test_a_killed_node_costs_steps_not_the_run(tiny, tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
     try:
         second = cluster.add_node(**size)
-        settings = parameters(model=tiny, num_workers=2, max_steps=30, save_strategy="steps", save_steps=2, output_dir=tmp_path, ray_address=cluster.address, report_to="[]")
-        process = subprocess.Popen(["llmlab", "train", *settings], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        settings = parameters(
+            model=tiny, num_workers=2, max_steps=30, save_strategy="steps", save_steps=2, output_dir=tmp_path,
+            ray_address=cluster.address, report_to="[]"
+        )
+        process = subprocess.Popen(
+            ["llmlab", "train", *settings], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True
+        )
         deadline = time.monotonic() + PATIENCE
         while not list(tmp_path.glob("*/checkpoints/checkpoint-4/loss_trace.json")):
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
@@ -145,5 +159,8 @@ def test_a_killed_node_costs_steps_not_the_run(tiny, tmp_path):
     assert process.returncode == 0, shown
     folder, record = only_run(tmp_path)
     assert record["status"] == "finished" and "A worker was lost" in (folder / "train.html").read_text(encoding="utf-8")
-    steps = [entry["step"] for entry in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "loss" in entry]
+    steps = [
+        entry["step"] for entry in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        if "loss" in entry
+    ]
     assert steps == list(range(1, 31))

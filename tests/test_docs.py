@@ -66,7 +66,9 @@ def project(tmp_path_factory):
     for tool in ("quarto", "curl"):
         (guard / tool).write_text(f"#!/bin/sh\necho {tool} >> {guard}/attempts\nexit 1\n")
         (guard / tool).chmod(0o755)
-    record = {"status": "finished", "params": {"model": "gemma3-270m"}, "metrics": {"eval_loss_before": 3.2, "eval_loss": 2.1}}
+    record = {
+        "status": "finished", "params": {"model": "gemma3-270m"}, "metrics": {"eval_loss_before": 3.2, "eval_loss": 2.1}
+    }
     page = '<html><body><h1 id="top">기록</h1><a href="#top">top</a></body></html>'
     for name in (RECORD, "not-committed"):
         folder = project / "runs" / name
@@ -140,7 +142,10 @@ def test_no_text_of_a_notebook_is_lost(project, site):
     """nbdev makes front matter of the cell that holds the title, and would drop the rest of it."""
     for notebook in notebooks(project):
         shown = html.unescape((site / page_name(notebook)).read_text(encoding="utf-8"))
-        first = next(cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "markdown")
+        first = next(
+            cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+            if cell["cell_type"] == "markdown"
+        )
         plain = re.sub(r"[`*_]|\[|\]\(.*?\)", "", "".join(first["source"]))
         for words in re.findall(r"^(?:[#>] )?([\w ]{12,})", plain, re.MULTILINE):
             assert words in re.sub("<[^>]*>", "", shown), f"{notebook.name}: '{words}' is not on its page"
@@ -173,7 +178,9 @@ def test_links_between_pages_stay_on_the_site(project, pages):
 def is_command(name):
     """Tell a command of the command line, which has its own help on its page in place of a signature."""
     module, _, attribute = name.rpartition(".")
-    return module in ("llmlab.commands.cli", "llmlab.distributed", "llmlab.scale.workers") and isinstance(getattr(importlib.import_module(module), attribute), click.Command)
+    return module in ("llmlab.commands.cli", "llmlab.distributed", "llmlab.scale.workers") and isinstance(
+        getattr(importlib.import_module(module), attribute), click.Command
+    )
 
 
 def test_every_public_name_is_documented(project, site, pages):
@@ -212,7 +219,9 @@ def test_pages_show_what_was_measured(project, site):
     assert len(rows) >= 8 and all(f"{row['error']:+.1%}" in plan for row in rows)
     results = json.loads((project / "nbs" / "bench" / "results.json").read_text(encoding="utf-8"))
     assert all(f"{name}</h" in bench for name in results if "/" in name) and bench.count("Against the fastest peer") == sum("/" in name for name in results)
-    measured = [bool(results), *((project / "nbs" / "bench" / name).exists() for name in ("sampling.json", "scale.json"))]
+    measured = [
+        bool(results), *((project / "nbs" / "bench" / name).exists() for name in ("sampling.json", "scale.json"))
+    ]
     assert bench.count("data:image/png") == sum(measured)  # each plot once
 
 
@@ -238,7 +247,9 @@ def test_readme_is_what_the_start_page_gives(project):
     before = index.read_text(encoding="utf-8"), readme.read_text(encoding="utf-8")
     try:
         notebook = json.loads(before[0])
-        notebook["cells"].append({"cell_type": "markdown", "id": "added", "metadata": {}, "source": "덧붙인 문장. [Train](train.ipynb#data)"})
+        notebook["cells"].append(
+            {"cell_type": "markdown", "id": "added", "metadata": {}, "source": "덧붙인 문장. [Train](train.ipynb#data)"}
+        )
         index.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
         done = run_tool(project, "readme.py", "--check")
         assert done.returncode == 1 and "python tools/readme.py" in done.stderr
@@ -285,7 +296,9 @@ needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no chromium on the path
 def test_a_browser_finds_a_korean_word(project, site, tmp_path):
     words = {notebook: words_of(notebook) for notebook in notebooks(project)}
     places = Counter(word for found in words.values() for word in found)
-    notebook, word = next((notebook, word) for notebook, found in words.items() for word in sorted(found) if places[word] == 1)
+    notebook, word = next(
+        (notebook, word) for notebook, found in words.items() for word in sorted(found) if places[word] == 1
+    )
     results = search(site, tmp_path, word)
     assert f'{page_name(notebook)}' in results and f"<mark>{word}</mark>" in results, results[:2000]
 
@@ -307,7 +320,10 @@ def test_the_site_asks_no_other_server(site):
 
 
 def test_tests_are_not_in_the_pages(site):
-    shown = {path.name for path in site.rglob("*.html") if "<span class=\"n\">test_eq</span>" in path.read_text(encoding="utf-8")}
+    shown = {
+        path.name for path in site.rglob("*.html")
+        if "<span class=\"n\">test_eq</span>" in path.read_text(encoding="utf-8")
+    }
     assert not shown
 
 

@@ -38,7 +38,9 @@ def test_a_report_is_read_by_programs_and_knows_no_home(untried, monkeypatch, tm
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     report = json.loads(call("--json").stdout)
-    assert {"python", "packages", "device", "disk", "cache", "notebooks", "hub", "mlflow", "tree"} <= {each["name"] for each in report["findings"]}
+    assert {"python", "packages", "device", "disk", "cache", "notebooks", "hub", "mlflow", "tree"} <= {
+        each["name"] for each in report["findings"]
+    }
     assert str(tmp_path) not in json.dumps(report) and "~" in json.dumps(report)
     assert {each["verdict"] for each in report["findings"]} <= set(doctor.VERDICTS)
     assert report["ok"] == all(each["verdict"] != "FAILS" for each in report["findings"])
@@ -77,7 +79,9 @@ def full_disk(monkeypatch):
 def foreign_kernel(monkeypatch):
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
-    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", lambda self, name: KernelSpec(argv=["/opt/other/bin/python"]))
+    monkeypatch.setattr(
+        KernelSpecManager, "get_kernel_spec", lambda self, name: KernelSpec(argv=["/opt/other/bin/python"])
+    )
     return "notebooks", ["/opt/other/bin/python", "ipykernel install"]
 
 
@@ -117,7 +121,9 @@ def test_what_is_broken_is_named_and_the_rest_is_looked_at(untried, monkeypatch,
 
 
 def wrong_attention(monkeypatch):
-    monkeypatch.setattr(doctor, "try_training", lambda folder, **settings: [2.5, 2.0 + 0.1 * (settings.get("batching") == "packed")])
+    monkeypatch.setattr(
+        doctor, "try_training", lambda folder, **settings: [2.5, 2.0 + 0.1 * (settings.get("batching") == "packed")]
+    )
     return {"packed"}
 
 

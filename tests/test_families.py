@@ -15,9 +15,12 @@ from llmlab.models.testing import save_tiny_checkpoint, tiny_model, tiny_tokeniz
 
 FAMILIES = ["llama", "gpt_neox", "qwen2", "qwen3", "mistral", "phi3", "exaone4", "hyperclovax", "gemma3_text", "gemma3", "gemma4_text", "gemma4",
             "deepseek_v3", "solar_open", "exaone_moe", "axk1"]
-CASES = [(family, precision, None) for family in FAMILIES for precision in ("float32", "4-bit")] + [("llama", "8-bit", None)]
+CASES = [
+    (family, precision, None) for family in FAMILIES for precision in ("float32", "4-bit")
+] + [("llama", "8-bit", None)]
 MIXTURES = ["mixtral", "qwen2_moe", "gpt_oss", "solar_open", "deepseek_v3", "axk1"]
-CASES += [(family, precision, "all-linear") for family in MIXTURES for precision in ("float32", "4-bit")]  # with the experts
+# with the experts
+CASES += [(family, precision, "all-linear") for family in MIXTURES for precision in ("float32", "4-bit")]
 TOKENS = torch.randint(3, 512, (2, 24), generator=torch.Generator().manual_seed(0))  # longer than EXAONE's tiny window
 STEPS = ["load", "train", "save", "reload", "merge", "generate"]
 
@@ -30,7 +33,9 @@ def table():
     print("\n\n| family | precision | targets | " + " | ".join(STEPS) + " |\n|" + "---|" * (len(STEPS) + 3))
     for (family, precision, targets), cells in done.items():
         if cells:
-            print(f"| {family} | {precision} | {targets or 'its own'} | " + " | ".join(cells.get(step, "failed") for step in STEPS) + " |")
+            print(f"| {family} | {precision} | {targets or 'its own'} | " + " | ".join(
+                cells.get(step, "failed") for step in STEPS
+            ) + " |")
 
 
 def test_every_preset_has_a_tested_family():
@@ -53,7 +58,9 @@ def distance(first, second):
 def test_family(family, precision, targets, table, tmp_path):
     cells = table[family, precision, targets]
     checkpoint = locate_model(str(save_tiny_checkpoint(tmp_path / "model", family)))
-    quantization = make_quantization(torch.float32, load_in_4bit=precision == "4-bit", load_in_8bit=precision == "8-bit")
+    quantization = make_quantization(
+        torch.float32, load_in_4bit=precision == "4-bit", load_in_8bit=precision == "8-bit"
+    )
     with quiet_transformers():
         base = load_base_model(checkpoint.path, torch.float32, quantization)
         assert bool(getattr(base, "is_quantized", False)) is (precision != "float32")
@@ -86,7 +93,9 @@ def test_family(family, precision, targets, table, tmp_path):
         assert len(tensors) == 2 * len(second) and all("lora_" in name for name in tensors)
         cells["save"] = f"{len(tensors)} tensors"
 
-        again = PeftModel.from_pretrained(load_base_model(checkpoint.path, torch.float32, quantization), tmp_path / "adapter")
+        again = PeftModel.from_pretrained(
+            load_base_model(checkpoint.path, torch.float32, quantization), tmp_path / "adapter"
+        )
         assert torch.equal(logits(again), trained)
         cells["reload"] = "same bits"
 
@@ -94,7 +103,9 @@ def test_family(family, precision, targets, table, tmp_path):
         floats = PeftModel.from_pretrained(floats.dequantize() if quantization else floats, tmp_path / "adapter")
         unmerged = logits(floats)
         assert distance(unmerged, trained) < (0.01 if precision == "8-bit" else 1e-4)  # 8-bit layers round their inputs
-        answer = floats.generate(input_ids=TOKENS[:1], attention_mask=torch.ones_like(TOKENS[:1]), max_new_tokens=6, do_sample=False)
+        answer = floats.generate(
+            input_ids=TOKENS[:1], attention_mask=torch.ones_like(TOKENS[:1]), max_new_tokens=6, do_sample=False
+        )
         merged = floats.merge_and_unload()
         merged.save_pretrained(tmp_path / "merged")
         written = load_base_model(tmp_path / "merged", torch.float32)
@@ -102,12 +113,16 @@ def test_family(family, precision, targets, table, tmp_path):
         assert max(distance(logits(merged), unmerged), distance(logits(written), unmerged)) < 1e-4
         cells["merge"] = f"{distance(logits(written), unmerged):.0e}"
 
-        same = written.generate(input_ids=TOKENS[:1], attention_mask=torch.ones_like(TOKENS[:1]), max_new_tokens=6, do_sample=False)
+        same = written.generate(
+            input_ids=TOKENS[:1], attention_mask=torch.ones_like(TOKENS[:1]), max_new_tokens=6, do_sample=False
+        )
         assert torch.equal(same, answer) and same.shape[1] > TOKENS.shape[1]
         cells["generate"] = f"{same.shape[1] - TOKENS.shape[1]} tokens, same"
 
 
-@pytest.mark.parametrize("family, shared", [("llama", False), ("llama", True), ("gpt_neox", False), ("gemma3_text", True)])
+@pytest.mark.parametrize(
+    "family, shared", [("llama", False), ("llama", True), ("gpt_neox", False), ("gemma3_text", True)]
+)
 def test_new_tokens_and_dora_on_a_4_bit_base(family, shared, tmp_path):
     """New tokens are learned beside 4-bit DoRA, come back with the adapter, and merge; a head that is the embedding stays it."""
     size, new = len(tiny_tokenizer()), ["대한민국", "<요약>"]
@@ -118,7 +133,9 @@ def test_new_tokens_and_dora_on_a_4_bit_base(family, shared, tmp_path):
         base = load_base_model(tmp_path, torch.float32, quantization)
         torch.manual_seed(0)
         ids = add_tokens(base, tokenizer, new)
-        model = add_lora(base, "all-linear", lora_r=4, lora_alpha=8, checkpoint_activations=True, use_dora=True, new_token_ids=ids)
+        model = add_lora(
+            base, "all-linear", lora_r=4, lora_alpha=8, checkpoint_activations=True, use_dora=True, new_token_ids=ids
+        )
         tokens = tokenizer("서울은 대한민국의 수도입니다. <요약> 대한민국", return_tensors="pt").input_ids
         assert {*ids} <= {*tokens[0].tolist()}
         optimizer, losses = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.02), []

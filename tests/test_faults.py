@@ -357,7 +357,9 @@ def test_a_server_that_does_not_answer_is_given_up(answer, is_begun, tmp_path, m
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{CANARY}@{serve(answer)}")
     uri = tracking.tracking_uri(None, str(tmp_path))
     assert CANARY not in uri + os.environ["MLFLOW_TRACKING_URI"] and os.environ["MLFLOW_TRACKING_PASSWORD"] == CANARY
-    begin = {True: lambda: tracking.MlflowRun.open(uri, "abc"), False: lambda: tracking.MlflowRun.start(uri, "lab", "a", {})}
+    begin = {
+        True: lambda: tracking.MlflowRun.open(uri, "abc"), False: lambda: tracking.MlflowRun.start(uri, "lab", "a", {})
+    }
     run = begin[is_begun]()
     use_server(run, tmp_path)
     shown = capsys.readouterr().out

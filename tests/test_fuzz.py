@@ -13,7 +13,9 @@ EXAMPLES = 60  # of each subject; always the same ones
 def test_whatever_is_written_is_used_or_refused(name, tmp_path):
     subject = fuzzing.SUBJECTS[name]
 
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(drawn=subject.inputs)
     def draw(drawn):
         with tempfile.TemporaryDirectory(dir=tmp_path) as folder:

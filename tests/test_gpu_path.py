@@ -111,7 +111,10 @@ def test_torch_takes_the_calls(heads, key_heads, size, dtype):
     """Torch's own operators, on tensors without content: shapes and types of what goes in and comes out."""
     segments = Segment(0, 150, 700), Segment(150, 400, 650), Segment(400, 420, 420), Segment(420, 650, 650), Segment(650, 700, 700)
     with torch.no_grad():
-        rows = [torch.empty((1, number, 700, size), device="meta", dtype=dtype)[0].transpose(0, 1) for number in (heads, key_heads, key_heads)]
+        rows = [
+            torch.empty((1, number, 700, size), device="meta", dtype=dtype)[0].transpose(0, 1)
+            for number in (heads, key_heads, key_heads)
+        ]
         calls, context = varlen.call_borders(segments, rows[0].device), Context()
         assert len(calls) == 3 and {borders.queries.dtype for borders in calls} == {torch.int32}
         output = varlen.VarlenAttention.forward(context, *rows, calls, 0.1)
@@ -125,7 +128,9 @@ def test_torch_takes_the_calls(heads, key_heads, size, dtype):
 def test_ways():
     """Which tensors go which way on a card that has flash attention."""
     def way(size, value_size=None, window=None, softcap=None, dropout=0.0):
-        return attention.choose_way(torch.empty((1, 2, 5, size)), torch.empty((1, 2, 5, value_size or size)), window, softcap, dropout)
+        return attention.choose_way(
+            torch.empty((1, 2, 5, size)), torch.empty((1, 2, 5, value_size or size)), window, softcap, dropout
+        )
 
     before = attention.has_flash
     attention.has_flash = lambda query: True

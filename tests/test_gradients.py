@@ -64,7 +64,9 @@ def close(checked):
 def test_family(family, dtype):
     model = lora(tiny_model(family, **FAMILIES[family]), dtype)
     assert forest_problem(model) is None
-    cases = [(shape, "tree", 64) for shape in SHAPES] + [("questions of two texts", "tree", 512), ("questions of two texts", "packed", 512)]
+    cases = [(shape, "tree", 64) for shape in SHAPES] + [
+        ("questions of two texts", "tree", 512), ("questions of two texts", "packed", 512)
+    ]
     for shape, batching, tokens in cases:
         checked = compare_gradients(model, Batcher(batching, tokens, 2), SHAPES[shape])
         assert checked.passed or close(checked), (shape, batching, tokens, checked.lines())
@@ -83,7 +85,9 @@ def test_saved_modules_new_tokens_and_4_bit(tmp_path):
     tokenizer, quantization = tiny_tokenizer(), make_quantization(torch.float32, load_in_4bit=True)
     with quiet_transformers():
         quantized = lora(load_base_model(tmp_path, torch.float32, quantization))
-        head = add_lora(tiny_model("llama").double(), ["q_proj"], lora_r=4, lora_alpha=8, modules_to_save=["lm_head"]).double()
+        head = add_lora(
+            tiny_model("llama").double(), ["q_proj"], lora_r=4, lora_alpha=8, modules_to_save=["lm_head"]
+        ).double()
         grown = tiny_model("gemma3_text", vocab_size=len(tokenizer), tie_word_embeddings=True)
         ids = add_tokens(grown, tokenizer, ["<메모>"])
         grown = add_lora(grown.double(), ["q_proj"], lora_r=4, lora_alpha=8, new_token_ids=ids).double()
@@ -142,8 +146,14 @@ def test_a_family_without_the_registry_falls_back(tmp_path):
     save_tiny_checkpoint(tmp_path, "bloom")
     config = make_config({"model": str(tmp_path), "report_to": [], "max_steps": 2, "eval_strategy": "no"})
     checkpoint, tokenizer = locate_model(str(tmp_path)), load_tokenizer(tmp_path)
-    with pytest.warns(UserWarning, match="batching=tree cannot be had with this model: its layers do not go through .* batching=padded"):
-        trainer = make_trainer(config, build_model(config, checkpoint), tokenizer, SHAPES["nothing shared"], SHAPES["one example"], tmp_path / "run")
+    with pytest.warns(
+        UserWarning,
+        match="batching=tree cannot be had with this model: its layers do not go through .* batching=padded"
+    ):
+        trainer = make_trainer(
+            config, build_model(config, checkpoint), tokenizer, SHAPES["nothing shared"], SHAPES["one example"],
+            tmp_path / "run"
+        )
     trainer.train()
     assert trainer.batching_facts()["batching"] == "padded" and len(trainer.loss_trace) == 2
 

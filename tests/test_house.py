@@ -69,7 +69,9 @@ def test_version_and_name_are_those_of_settings():
     assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == SETTINGS["version"]
 
 
-@pytest.mark.parametrize("key, group", [("console_scripts", "console_scripts"), ("papermill_engines", "papermill.engine")])
+@pytest.mark.parametrize(
+    "key, group", [("console_scripts", "console_scripts"), ("papermill_engines", "papermill.engine")]
+)
 def test_entry_points_can_be_imported(key, group):
     import papermill  # noqa: F401  an engine is loaded while papermill is, never before
     for word in split(SETTINGS[key]):
@@ -83,7 +85,9 @@ def test_commands_are_installed_beside_python():
 
 
 def test_every_requirement_is_pinned_and_allowed():
-    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [
+        line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    ]
     pinned = [Requirement(line) for line in lines]
     assert all(re.fullmatch(r"==[\w.!]+", str(pin.specifier)) for pin in pinned)
     here = [pin for pin in pinned if pin.marker is None or pin.marker.evaluate()]
@@ -138,7 +142,10 @@ def test_clean_keeps_tags_and_changes_no_notebook(copy):
 
 def test_files_beside_the_code_are_shipped(copy):
     succeed(sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", copy / "built", cwd=copy)
-    beside = [path.relative_to(copy) for path in (copy / SETTINGS["lib_path"]).rglob("*") if path.suffix in (".yaml", ".json", ".jsonl", ".md")]
+    beside = [
+        path.relative_to(copy) for path in (copy / SETTINGS["lib_path"]).rglob("*")
+        if path.suffix in (".yaml", ".json", ".jsonl", ".md")
+    ]
     assert Path("llmlab/models/presets.yaml") in beside
     assert all((copy / "built" / path).is_file() for path in beside)
 

@@ -39,7 +39,10 @@ def example(length, beginning=24, own=0):
 AROUND = [example(length, own=length) for length in (N + 1, 9, N - 1, N + 2, N, 2 * N, 12)]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gptj", "opt", "llama", "gpt_neox", "bloom", "mpt", "gemma3_text", "codegen", "gpt_bigcode", "biogpt"])
+@pytest.mark.parametrize(
+    "family",
+    ["gpt2", "gptj", "opt", "llama", "gpt_neox", "bloom", "mpt", "gemma3_text", "codegen", "gpt_bigcode", "biogpt"]
+)
 def test_padding_moves_nothing(family):
     """Positions that are learned, turned, or a slope: with padding on either side, and to a fixed length."""
     sizes = {"opt": {"word_embed_proj_dim": 32, "ffn_dim": 64}, "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2},
@@ -95,10 +98,16 @@ def trainer_of(folder, family="llama", sizes=None, model=None, examples=AROUND, 
     tiny_tokenizer().save_pretrained(folder)
     config = make_config({"model": model or str(folder), "report_to": [], "eval_strategy": "no", "max_steps": 1, "max_length": 2 * N,
                           "per_device_train_batch_size": 8, "shuffle": False, "gradient_accumulation_steps": 1, **settings})
-    return make_trainer(config, build_model(config, locate_model(config.model)), load_tokenizer(folder), examples, examples[:2], folder / "run")
+    return make_trainer(
+        config, build_model(config, locate_model(config.model)), load_tokenizer(folder), examples, examples[:2],
+        folder / "run"
+    )
 
 
-@pytest.mark.parametrize("settings", [{}, {"batching": "packed"}, {"batching": "padded", "padding_side": "left"}, {"batching": "padded", "padding": "max_length"}])
+@pytest.mark.parametrize("settings", [
+    {}, {"batching": "packed"}, {"batching": "padded", "padding_side": "left"},
+    {"batching": "padded", "padding": "max_length"}
+])
 def test_a_trainer_knows_its_model(settings, tmp_path):
     """Longer examples than a switch never share a pass with shorter ones, in training and in evaluation."""
     trainer = trainer_of(tmp_path, "phi3", SWITCHING["phi3"], **settings)
@@ -137,7 +146,9 @@ def test_noise_goes_by_the_example(tmp_path):
 
     embeddings.register_forward_hook(look)
     plain = embeddings.forward
-    trainer.model.base_model.model.model.layers[0].register_forward_pre_hook(lambda layer, inputs: look_again(layer, inputs, inputs[0]))
+    trainer.model.base_model.model.model.layers[0].register_forward_pre_hook(
+        lambda layer, inputs: look_again(layer, inputs, inputs[0])
+    )
     trainer.train()
     noise = torch.cat(bounds[-1:])
     expected = torch.tensor([alpha / (length * embeddings.embedding_dim)**0.5 for length in lengths])
@@ -174,4 +185,6 @@ def test_tiny_checkpoints_that_pad_on_one_side_only(tmp_path):
     with pytest.raises(LabError, match="padding_side=left: .* Set padding_side=right"):
         trainer_of(tmp_path, "rwkv", **settings)
     trainer_of(tmp_path, "rwkv", **{**settings, "padding_side": "right"}).train()
-    trainer_of(tmp_path, "rwkv", **settings, padding="longest", per_device_eval_batch_size=1, per_device_train_batch_size=1)
+    trainer_of(
+        tmp_path, "rwkv", **settings, padding="longest", per_device_eval_batch_size=1, per_device_train_batch_size=1
+    )

@@ -106,7 +106,9 @@ def test_bytes_saved_for_the_backward_pass_are_those_that_hooks_see(folders, way
 
     def saved(model, head, batch):
         kept, known = [], {tensor.untyped_storage()._cdata for tensor in tensors_of(model)}
-        hooks = torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda saved: saved)
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor) or tensor, lambda saved: saved
+        )
         with hooks, batch_mode(model, batch):
             loss = loss_of_answers(model.train(), head, batch)[0]
         return count_bytes(tensor for tensor in kept if tensor.untyped_storage()._cdata not in known), loss

@@ -41,7 +41,9 @@ def links(text):
 
 def commands(text, program):
     """List the lines of code, in blocks or between backquotes, that call a program."""
-    code = [line for _, body in FENCE.findall(text) for line in body.splitlines()] + re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+    code = [line for _, body in FENCE.findall(text) for line in body.splitlines()] + re.findall(
+        r"`([^`\n]+)`", FENCE.sub("", text)
+    )
     return [re.sub(r"\s+#.*", "", line) for line in code if line.startswith(f"{program} ")]
 
 
@@ -104,5 +106,8 @@ def test_named_commands_exist(name):
     assert made and set(made) <= targets
     called = [line.split()[1] for line in commands(text, "llmlab")]
     assert called and set(called) <= set(main.commands)
-    parameters = [parameter for program in ("llmlab", "papermill") for line in commands(text, program) for parameter in re.findall(r" -p (\w+) ", line)]
+    parameters = [
+        parameter for program in ("llmlab", "papermill") for line in commands(text, program)
+        for parameter in re.findall(r" -p (\w+) ", line)
+    ]
     assert parameters and set(parameters) <= set(ExperimentConfig.model_fields)

@@ -21,8 +21,13 @@ SPEC.loader.exec_module(kill_test)
 
 def llmlab(*words):
     """Run a command of the lab to its end."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "LLMLAB_RUN_DIR")}
-    return subprocess.run(["llmlab", *map(str, words)], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "LLMLAB_RUN_DIR")
+    }
+    return subprocess.run(
+        ["llmlab", *map(str, words)], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=300
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,9 @@ def tiny(tmp_path_factory):
 def extension(tmp_path_factory):
     """A file that adds a prompt."""
     path = tmp_path_factory.mktemp("extension") / "mine.yaml"
-    path.write_text("prompts:\n  mine:\n    parts: [[question, '질문: {question}\\n'], [marker, '답:'], [answer, ' {answer}']]\n")
+    path.write_text(
+        "prompts:\n  mine:\n    parts: [[question, '질문: {question}\\n'], [marker, '답:'], [answer, ' {answer}']]\n"
+    )
     return path
 
 
@@ -47,7 +54,9 @@ def whole(tiny, tmp_path_factory):
 
 def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(whole, tiny, tmp_path):
     """SIGKILL while a checkpoint is written, after training, and while the notebook is: the same weights, losses, curve, scores and answers."""
-    parameters, choice, folder = [*{**kill_test.SETTINGS, "model": tiny, "output_dir": tmp_path}.items()], random.Random(3), None
+    parameters, choice, folder = [
+        *{**kill_test.SETTINGS, "model": tiny, "output_dir": tmp_path}.items()
+    ], random.Random(3), None
     for phase in ("saving", "after training"):
         assert kill_test.run_and_kill(parameters, tmp_path, phase, choice, victims=("both",))[0]
         folder = next(tmp_path.glob("*/record.json")).parent
@@ -95,7 +104,10 @@ def test_what_has_changed_since_is_said(whole, tiny, tmp_path, extension, monkey
     record = json.loads((old / "record.json").read_text())
     record["environment"]["packages"]["torch"] = "2.0.0"
     (old / "record.json").write_text(json.dumps(record))
-    done = llmlab("rerun", old, "--verify", "-p", "seed", 7, "-p", "extensions", extension, "-p", "prompt", "mine", "-p", "report_to", "[]")
+    done = llmlab(
+        "rerun", old, "--verify", "-p", "seed", 7, "-p", "extensions", extension, "-p", "prompt", "mine", "-p",
+        "report_to", "[]"
+    )
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("other torch than in the record: 2.0.0 there") and "torch: 2.0.0 in the record" in done.stderr
     assert "other setting than in the record: seed=42 there, 7 here" in done.stdout and "differ from step 1 on" in done.stdout and "apart" in done.stdout
@@ -109,9 +121,14 @@ def test_runs_are_compared(whole, tmp_path):
     """The table says what differs and only that, from folders and from MLflow alike; without names all runs are listed."""
     folders = sorted(path.parent for path in whole.parent.glob("*/record.json"))
     listed = llmlab("compare", "--output-dir", whole.parent)
-    assert listed.returncode == 0 and all(f"{folder.name}  finished" in listed.stdout for folder in folders), listed.stderr
+    assert listed.returncode == 0 and all(
+        f"{folder.name}  finished" in listed.stdout for folder in folders
+    ), listed.stderr
     assert llmlab("compare", "no-such-run", "--output-dir", whole.parent).returncode == 2
-    shown = [llmlab("compare", *(folder.name for folder in folders), "--output-dir", whole.parent, "--from", source) for source in ("runs", "mlflow")]
+    shown = [
+        llmlab("compare", *(folder.name for folder in folders), "--output-dir", whole.parent, "--from", source)
+        for source in ("runs", "mlflow")
+    ]
     assert shown[0].returncode == 0 and shown[0].stdout == shown[1].stdout, shown[1].stderr
     client = connect(f"sqlite:///{whole.parent / 'mlflow.db'}")  # a run of which MLflow has no files
     bare = client.create_run(client.get_experiment_by_name("llmlab").experiment_id, run_name="bare")

@@ -28,7 +28,8 @@ NOTEBOOK = ROOT / "nbs" / "train.ipynb"
 PATIENCE = 300  # seconds until a command counts as stuck
 PAPERMILL, TRAIN = ("papermill", "train.ipynb"), ("llmlab", "train")
 SMALL = {"max_train_samples": 16, "max_eval_samples": 4, "num_samples": 2, "max_new_tokens": 8, "max_steps": 3}
-OUTSIDE = {"MLFLOW_TRACKING_URI", "LLMLAB_RUN_DIR", "IN_TEST", "HF_HOME", "HF_HUB_CACHE"}  # would change what a run does
+# would change what a run does
+OUTSIDE = {"MLFLOW_TRACKING_URI", "LLMLAB_RUN_DIR", "IN_TEST", "HF_HOME", "HF_HUB_CACHE"}
 
 
 def environment(**more):
@@ -55,7 +56,9 @@ def call_on_terminal(*command, cwd):
 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = subprocess.Popen([str(word) for word in command], cwd=cwd, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(
+        [str(word) for word in command], cwd=cwd, env=environment(), stdin=theirs, stdout=theirs, stderr=theirs
+    )
     os.close(theirs)
     shown = bytearray()
 
@@ -167,7 +170,10 @@ def test_notebook_is_short_cells_under_headings():
         elif "parameters" not in cell.metadata.get("tags", []):
             assert title and title.startswith("## "), cell.source
             assert 1 <= len(cell.source.splitlines()) <= 4, cell.source
-            assert not any(isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda)) for node in ast.walk(ast.parse(cell.source))), cell.source
+            assert not any(
+                isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda))
+                for node in ast.walk(ast.parse(cell.source))
+            ), cell.source
 
 
 # A run that finishes
@@ -182,18 +188,27 @@ def test_terminal_output_is_progress_only(finished):
 def test_record_is_complete(finished):
     """The record's folder holds every file and record.json every field."""
     assert re.fullmatch(r"\d{8}-\d{6}-tiny-llama-lab-ko-instruct-[0-9a-f]{4}", finished.folder.name)
-    names = {"train.ipynb", "train.html", "config.yaml", "record.json", "metrics.jsonl", "loss_trace.json", "samples.jsonl", "adapter", "environment.txt", "logs"}
+    names = {
+        "train.ipynb", "train.html", "config.yaml", "record.json", "metrics.jsonl", "loss_trace.json", "samples.jsonl",
+        "adapter", "environment.txt", "logs"
+    }
     left = {path.name for path in finished.folder.iterdir()}
     assert names <= left <= names | {"checkpoints"}
     record = finished.record
     assert {"run_id", "status", "mlflow_run_id", "params", "data", "model", "adapter_sha256", "loss_trace_sha256", "metrics", "environment", "git",
             "started", "ended"} <= set(record)
     assert record["run_id"] == finished.folder.name and record["started"] <= record["ended"] and "error" not in record
-    assert {"eval_loss_before", "eval_loss", "train_loss", "train_runtime", "peak_memory_bytes"} <= set(record["metrics"])
+    assert {
+        "eval_loss_before", "eval_loss", "train_loss", "train_runtime", "peak_memory_bytes"
+    } <= set(record["metrics"])
     assert record["metrics"]["eval_loss"] < record["metrics"]["eval_loss_before"]
-    assert record["data"]["read"] == record["data"]["kept"] + sum(reason["rows"] for reason in record["data"]["dropped"].values())
+    assert record["data"]["read"] == record["data"]["kept"] + sum(
+        reason["rows"] for reason in record["data"]["dropped"].values()
+    )
     assert re.fullmatch("[0-9a-f]{64}", record["data"]["fingerprint"])
-    assert {"id", "revision", "sha256"} <= set(record["model"]) and re.fullmatch("[0-9a-f]{64}", record["model"]["sha256"])
+    assert {"id", "revision", "sha256"} <= set(record["model"]) and re.fullmatch(
+        "[0-9a-f]{64}", record["model"]["sha256"]
+    )
 
 
 def test_settings_arrive_as_meant(finished):
@@ -207,9 +222,13 @@ def test_settings_arrive_as_meant(finished):
 
 def test_notebook_and_page_show_the_run(finished):
     """The executed notebook ran whole and in order, and its page reads without it."""
-    cells = [cell for cell in nbformat.read(finished.folder / "train.ipynb", as_version=4).cells if cell.cell_type == "code"]
+    cells = [
+        cell for cell in nbformat.read(finished.folder / "train.ipynb", as_version=4).cells if cell.cell_type == "code"
+    ]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not any(output.output_type == "error" or output.get("name") == "stderr" for cell in cells for output in cell.outputs)
+    assert not any(
+        output.output_type == "error" or output.get("name") == "stderr" for cell in cells for output in cell.outputs
+    )
     page = finished.text("train.html")
     assert finished.folder.name in page and "data:image/png" in page and "before (학습 전)" in page
 
@@ -245,8 +264,13 @@ def test_mlflow_has_the_run(finished):
         assert run.data.metrics[name] == pytest.approx(value), name
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"train.html", "train.ipynb", "samples.jsonl", "config.yaml", "record.json", "adapter"} <= files
-    assert "adapter/adapter_model.safetensors" in {file.path for file in client.list_artifacts(run.info.run_id, "adapter")}
-    assert not [place / name for place in (ROOT, ROOT / "nbs") for name in ("mlflow.db", "mlruns", "mlartifacts") if (place / name).exists()]
+    assert "adapter/adapter_model.safetensors" in {
+        file.path for file in client.list_artifacts(run.info.run_id, "adapter")
+    }
+    assert not [
+        place / name for place in (ROOT, ROOT / "nbs") for name in ("mlflow.db", "mlruns", "mlartifacts")
+        if (place / name).exists()
+    ]
 
 
 def test_data_is_tracked(finished):
@@ -289,7 +313,10 @@ def test_output_path_seed_and_absent_server(finished, tmp_path):
     run = start(*PAPERMILL, named, "-f", finished.folder / "config.yaml", output=output, seed=7, report_to="[mlflow]",
                 mlflow_tracking_uri=f"http://127.0.0.1:{free_port()}")
     assert_finished(run)
-    sources = [[cell.source for cell in nbformat.read(path, as_version=4).cells] for path in (named, run.folder / "train.ipynb")]
+    sources = [
+        [cell.source for cell in nbformat.read(path, as_version=4).cells]
+        for path in (named, run.folder / "train.ipynb")
+    ]
     assert sources[0] == sources[1] and "What was saved" in run.text("train.html")
     assert run.record["mlflow_problems"] and "MLflow missed" in run.text("train.html")
     assert not (output / "mlflow.db").exists()
@@ -300,7 +327,9 @@ def test_output_path_seed_and_absent_server(finished, tmp_path):
 def test_terminal_from_the_root_on_reading_questions(output, tiny):
     """On a terminal, from the root: a progress bar, and questions scored before and after."""
     before = folders(output)
-    settings = {**SMALL, "output_dir": output, "model": tiny, "dataset": "lab-ko-mrc", "report_to": "[]", "max_length": 512}
+    settings = {
+        **SMALL, "output_dir": output, "model": tiny, "dataset": "lab-ko-mrc", "report_to": "[]", "max_length": 512
+    }
     status, shown = call_on_terminal("papermill", "nbs/train.ipynb", *parameters(settings), cwd=ROOT)
     assert status == 0, shown
     assert "Executing:" in shown and "100%" in shown and "Traceback" not in shown
@@ -341,7 +370,9 @@ def server(tmp_path):
 def test_koalpaca_from_the_cache_and_a_server(server, tmp_path):
     """`papermill train.ipynb -p model koalpaca` trains where its weights are in the cache, and tells the server named by URI."""
     save_to_hub_cache(tmp_path / "hub", "beomi/KoAlpaca-Polyglot-5.8B", "gpt_neox")
-    run = start(*PAPERMILL, output=tmp_path / "runs", model="koalpaca", cache_dir=tmp_path / "hub", mlflow_tracking_uri=server)
+    run = start(
+        *PAPERMILL, output=tmp_path / "runs", model="koalpaca", cache_dir=tmp_path / "hub", mlflow_tracking_uri=server
+    )
     assert_finished(run)
     assert run.config.target_modules == ["query_key_value"] and run.config.prompt == "koalpaca"
     assert "### 질문:" in re.sub("<[^>]+>", "", run.text("train.html"))
@@ -399,7 +430,9 @@ def test_evaluation_leaves_four_bit_gradients_as_they_are(tmp_path):
     def gradients():
         model.train().zero_grad()
         model(input_ids=tokens, labels=tokens).loss.backward()
-        return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+        return {
+            name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+        }
 
     before = gradients()
     with torch.no_grad():
@@ -458,7 +491,10 @@ def test_refused_settings_leave_no_output_file(tmp_path):
 def test_absent_weights_are_explained(tmp_path):
     """Without its weights a run says what is missing and what to do as the last words, and leaves nothing behind."""
     (tmp_path / "hub").mkdir()
-    done = call(*PAPERMILL, *parameters({**SMALL, "output_dir": tmp_path / "runs", "model": "koalpaca", "cache_dir": tmp_path / "hub"}))
+    done = call(
+        *PAPERMILL,
+        *parameters({**SMALL, "output_dir": tmp_path / "runs", "model": "koalpaca", "cache_dir": tmp_path / "hub"})
+    )
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("Error: ") and "beomi/KoAlpaca-Polyglot-5.8B" in last and "hf download" in last and "cache_dir=PATH" in last
@@ -483,7 +519,9 @@ def is_alive(process_id):
         os.kill(process_id, 0)
     except ProcessLookupError:
         return False
-    return "Z" not in subprocess.run(["ps", "-o", "stat=", "-p", str(process_id)], capture_output=True, text=True).stdout
+    return "Z" not in subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(process_id)], capture_output=True, text=True
+    ).stdout
 
 
 def wait_for(condition, what, seconds=PATIENCE):
@@ -497,7 +535,9 @@ def wait_for(condition, what, seconds=PATIENCE):
 
 def test_termination_is_recorded(finished, output, tiny):
     """A terminated run saves its notebook, says so in its record and in MLflow, and leaves no kernel behind."""
-    before, settings = folders(output), {**SMALL, "output_dir": output, "model": tiny, "max_steps": 100_000, "eval_strategy": "no"}
+    before, settings = folders(output), {
+        **SMALL, "output_dir": output, "model": tiny, "max_steps": 100_000, "eval_strategy": "no"
+    }
     process = subprocess.Popen([*PAPERMILL, *parameters(settings)], cwd=ROOT / "nbs", env=environment(), stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:

@@ -95,4 +95,6 @@ def test_biases_are_trained_or_missed(family, is_idle):
         targets = ["q_proj"] if is_idle else ["query_key_value"]
         adapted = add_lora(tiny_model(family), targets, make_config({"bias": "all"}))
     assert is_idle == any("bias=all has no effect" in str(each.message) for each in said)
-    assert is_idle != any(name.endswith("bias") and parameter.requires_grad for name, parameter in adapted.named_parameters())
+    assert is_idle != any(
+        name.endswith("bias") and parameter.requires_grad for name, parameter in adapted.named_parameters()
+    )

@@ -47,7 +47,9 @@ def test_totals_are_those_of_the_official_script():
     """Questions without an answer count as wrong, and the totals agree to the last digits."""
     expected = read("korquad_predictions.expected.json")
     scores = korquad_scores(read("korquad_predictions.json"), shared("korquad_v1_dev.json"))
-    assert {name: scores[name] for name in ("exact_match", "f1")} == pytest.approx({name: expected[name] for name in ("exact_match", "f1")}, abs=1e-9)
+    assert {name: scores[name] for name in ("exact_match", "f1")} == pytest.approx(
+        {name: expected[name] for name in ("exact_match", "f1")}, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -89,7 +91,10 @@ def test_a_stream_trains_on_what_is_not_held_out(name):
 
 def in_a_fresh_process(code, *arguments, **environment):
     """Run Python code in a process of its own, and return what it printed."""
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], env=os.environ | environment, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], env=os.environ | environment, capture_output=True,
+        text=True, check=True
+    ).stdout
 
 
 def test_the_same_rows_are_chosen_in_every_process():
@@ -107,7 +112,9 @@ def test_rows_live_on_disk(tmp_path):
     file = tmp_path / "large.jsonl"
     with file.open("w", encoding="utf-8") as lines:
         for number in range(30_000):
-            lines.write(json.dumps({"question": f"물음 {number}", "answer": f"답 {number} " + "한강이 흐른다. " * 400}, ensure_ascii=False) + "\n")
+            lines.write(json.dumps(
+                {"question": f"물음 {number}", "answer": f"답 {number} " + "한강이 흐른다. " * 400}, ensure_ascii=False
+            ) + "\n")
     code = """
 import sys
 from llmlab.data import load_data

@@ -21,7 +21,9 @@ from llmlab.scale.trial import trial_states  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 300  # seconds until something counts as stuck
-SMALL = {"max_train_samples": 16, "max_eval_samples": 4, "num_samples": 1, "max_new_tokens": 4, "eval_strategy": "steps"}
+SMALL = {
+    "max_train_samples": 16, "max_eval_samples": 4, "num_samples": 1, "max_new_tokens": 4, "eval_strategy": "steps"
+}
 ENVIRONMENT = {**{name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "IN_TEST")}, **QUIET, "OMP_NUM_THREADS": "1"}
 
 
@@ -33,7 +35,10 @@ def words(*options, **parameters):
 
 def sweep(*options, **parameters):
     """Run a sweep to its end."""
-    return subprocess.run(words(*options, **parameters), cwd=ROOT, env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
+    return subprocess.run(
+        words(*options, **parameters), cwd=ROOT, env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
+        capture_output=True, timeout=PATIENCE
+    )
 
 
 def wait_for(condition, what):
@@ -91,7 +96,9 @@ def test_without_ray_the_way_out_is_named(monkeypatch, tmp_path):
     from llmlab.scale.sweep import run_sweep
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *others: None if name == "ray" else find(name, *others))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *others: None if name == "ray" else find(name, *others)
+    )
     with pytest.raises(LabError, match=r"pip install 'llmlab\[ray\]'"):
         run_sweep(make_sweep({"parameters": {"lora_r": [4, 8], "output_dir": str(tmp_path)}}))
     with pytest.raises(LabError, match=r"pip install 'llmlab\[ray\]'"):
@@ -107,17 +114,28 @@ def test_grid_survives_a_dead_node_and_an_interruption(tiny, tmp_path):
 
     os.environ.update(QUIET)
     runs, yaml_file = tmp_path / "runs", tmp_path / "six.yaml"
-    parameters = {**SMALL, "model": tiny, "learning_rate": [1e-3, 2e-3, 3e-3], "max_steps": 24, "eval_steps": 4, "save_strategy": "steps", "save_steps": 4, "output_dir": str(runs)}
+    parameters = {
+        **SMALL, "model": tiny, "learning_rate": [1e-3, 2e-3, 3e-3], "max_steps": 24, "eval_steps": 4,
+        "save_strategy": "steps", "save_steps": 4, "output_dir": str(runs)
+    }
     yaml_file.write_text(yaml.safe_dump({"parameters": parameters}))
     folder, command = runs / "sweeps" / "six", ["llmlab", "sweep", str(yaml_file), "--address"]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8}
+    )
     try:
         second = cluster.add_node(num_cpus=1, object_store_memory=10**8)
         process = subprocess.Popen([*command, cluster.address], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # tests in the background have it ignored
-        lost = wait_for(lambda: next((state for state in trial_states(folder) if state.get("ray_node") == second.node_id and state.get("step")), None), "a trial on the second node")
+        lost = wait_for(lambda: next(
+            (state for state in trial_states(folder) if state.get("ray_node") == second.node_id and state.get("step")),
+            None
+        ), "a trial on the second node")
         cluster.remove_node(second, allow_graceful=False)
-        wait_for(lambda: [state for state in trial_states(folder) if state["key"] == lost["key"] and state["starts"] == 2 or state.get("status") == "finished"], "another node")
+        wait_for(lambda: [
+            state for state in trial_states(folder) if state["key"] == lost["key"] and state["starts"] == 2
+            or state.get("status") == "finished"
+        ], "another node")
         wait_for(lambda: any(state.get("status") == "finished" for state in trial_states(folder)), "a finished trial")
         process.send_signal(signal.SIGINT)
         shown = process.communicate(timeout=PATIENCE)[0]
@@ -125,7 +143,10 @@ def test_grid_survives_a_dead_node_and_an_interruption(tiny, tmp_path):
         before = {state["key"]: state for state in trial_states(folder) if state.get("status")}  # those that had begun
         cluster.add_node(num_cpus=1, object_store_memory=10**8)
         assert any(state["status"] != "finished" for state in before.values()) or len(before) < 6, shown
-        again = subprocess.run([*command, cluster.address], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * PATIENCE)
+        again = subprocess.run(
+            [*command, cluster.address], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=2 * PATIENCE
+        )
     finally:
         cluster.shutdown()
     assert again.returncode == 0, again.stderr
@@ -136,7 +157,10 @@ def test_grid_survives_a_dead_node_and_an_interruption(tiny, tmp_path):
         assert state["status"] != "finished" or states[key]["starts"] == state["starts"]
     assert states[lost["key"]]["starts"] > 1 and record_of(folder, states[lost["key"]])["resumed"]
     check_results(folder, states.values())
-    third = subprocess.run(command[:-1], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+    third = subprocess.run(
+        command[:-1], cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=PATIENCE
+    )
     assert third.returncode == 0 and {state["key"]: state for state in trial_states(folder)} == states, third.stderr
 
 
@@ -160,7 +184,9 @@ def check_results(folder, states):
         assert record["status"] == "finished" and record["metrics"]["eval_loss"] == state["value"]
         assert {name: record["params"][name] for name in state["parameters"]} == state["parameters"]
         assert all((place / name).exists() for name in ("train.ipynb", "train.html", "adapter", "metrics.jsonl"))
-        assert all(state["run"] in (folder / name).read_text(encoding="utf-8") for name in ("results.md", "results.html"))
+        assert all(
+            state["run"] in (folder / name).read_text(encoding="utf-8") for name in ("results.md", "results.html")
+        )
 
 
 @pytest.mark.slow
@@ -191,7 +217,9 @@ def test_optuna_goes_on_from_what_it_has_seen(tmp_path):
     assert [point["seed"] for point in chosen] == [42, 43, 42, 43] and chosen[0]["learning_rate"] == chosen[1]["learning_rate"] != chosen[2]["learning_rate"]
     assert all(point["lora_r"] in (4, 8) and 1e-5 <= point["learning_rate"] <= 1e-3 for point in chosen)
     for number, point in enumerate(chosen):
-        (folder / "trials" / f"{trial_key(point)}.json").write_text(json.dumps({"created": number, "parameters": point, "run": None}))
+        (folder / "trials" / f"{trial_key(point)}.json").write_text(
+            json.dumps({"created": number, "parameters": point, "run": None})
+        )
     suggest = make_search(asked, folder, [])["search_alg"]
     assert [point_of({**suggest.suggest(f"b{number}"), "__first_seed__": 42}) for number in range(4)] == chosen
 
@@ -210,7 +238,9 @@ def test_a_trial_is_stopped_killed_and_resumed(tiny, tmp_path):
     assert trial.next_report()["step"] == 2
     (folder / "stop").touch()
     assert trial.next_report()["ended"] and trial.process.poll() is not None
-    assert (trial.state["status"], trial.record()["status"], trial.record()["error"]) == ("interrupted", "interrupted", "the sweep was interrupted")
+    assert (trial.state["status"], trial.record()["status"], trial.record()["error"]) == (
+        "interrupted", "interrupted", "the sweep was interrupted"
+    )
     (folder / "stop").unlink()
     again = TrialRun(folder, point)
     again.start()

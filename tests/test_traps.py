@@ -40,7 +40,9 @@ def rows():
 
 def encoded(rows, tokenizer, prompt, **settings):
     """Turn rows into examples, anew."""
-    return encode_rows(rows, find_prompt(prompt), tokenizer, **{"max_length": 1024, "preprocessing_num_workers": 1, **settings})
+    return encode_rows(
+        rows, find_prompt(prompt), tokenizer, **{"max_length": 1024, "preprocessing_num_workers": 1, **settings}
+    )
 
 
 @pytest.mark.parametrize("prompt", ["chat", "lab", "koalpaca"])
@@ -62,17 +64,28 @@ def test_a_model_is_asked_as_it_was_trained(tiny, rows, prompt, monkeypatch):
     tokenizer, sent = load_tokenizer(tiny), []
     held_out = encoded(rows.held_out, tokenizer, prompt, held_out=True)
     real = evaluation.generate_scored
-    monkeypatch.setattr(evaluation, "generate_scored", lambda model, tokenizer, prompts, *rest, **named: sent.extend(prompts) or real(model, tokenizer, prompts, *rest, **named))
+    monkeypatch.setattr(
+        evaluation, "generate_scored", lambda model, tokenizer, prompts, *rest,
+        **named: sent.extend(prompts) or real(model, tokenizer, prompts, *rest, **named)
+    )
     config = make_config({"model": str(tiny)})
     answer_rows(build_model(config, locate_model(config.model)), tokenizer, held_out, max_new_tokens=2)
-    assert sorted(sent) == sorted(list(example.input_ids[:example.prompt_length]) for example in held_out.examples) and len(sent) == 10
+    assert sorted(sent) == sorted(
+        list(example.input_ids[:example.prompt_length]) for example in held_out.examples
+    ) and len(sent) == 10
 
 
 def test_nothing_is_learned_silently_when_a_prompt_is_cut(tiny):
     """Where max_length cuts a prompt short, an example keeps learned tokens, or is counted out with its reason."""
     tokenizer = load_tokenizer(tiny)
-    rows = [{"question": "무엇인가요? " * size, "input": "", "context": "", "answer": "대한민국 " * size, "where": f"row {size}"} for size in (1, 5, 20, 40)]
-    rows = [{"id": row["where"], "task": "instruct", "source": "x", "system": "", "history": [], "answers": [row["answer"]], "group": "", **row} for row in rows]
+    rows = [
+        {"question": "무엇인가요? " * size, "input": "", "context": "", "answer": "대한민국 " * size, "where": f"row {size}"}
+        for size in (1, 5, 20, 40)
+    ]
+    rows = [{
+        "id": row["where"], "task": "instruct", "source": "x", "system": "", "history": [], "answers": [row["answer"]],
+        "group": "", **row
+    } for row in rows]
     for length in (64, 128, 256):
         made = encoded(rows, tokenizer, "koalpaca", max_length=length)
         assert all(example.learned and len(example.input_ids) <= length for example in made.examples)
@@ -86,7 +99,9 @@ def weights_after(tiny, examples, tokenizer, size, accumulation, tmp_path):
     model = build_model(config, locate_model(config.model))
     trainer = make_trainer(config, model, tokenizer, examples, examples[:2], tmp_path / f"{size}x{accumulation}")
     trainer.train()
-    return torch.cat([weight.detach().flatten() for weight in model.parameters() if weight.requires_grad]), trainer.loss_trace
+    return torch.cat(
+        [weight.detach().flatten() for weight in model.parameters() if weight.requires_grad]
+    ), trainer.loss_trace
 
 
 def test_accumulation_changes_neither_loss_nor_gradient(tiny, rows, tmp_path):
@@ -120,7 +135,9 @@ def test_rouge_reads_hangul():
 
 def lab(*words, **others):
     """Start a command of the lab."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "LLMLAB_RUN_DIR")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "LLMLAB_RUN_DIR")
+    }
     return subprocess.Popen([sys.executable, "-m", *map(str, words)], cwd=ROOT / "nbs", env=environment, stdin=subprocess.DEVNULL,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **others)
 
@@ -150,7 +167,10 @@ def test_resume_goes_on_in_the_same_mlflow_run(tiny, tmp_path):
     process.communicate()
     assert before["status"] == "running"
     finish("papermill", "train.ipynb", "-p", "resume", "latest", "-p", "output_dir", output)
-    after, whole = (json.loads((path / "record.json").read_text()) for path in (folder, next((tmp_path / "whole").glob("*/record.json")).parent))
+    after, whole = (
+        json.loads((path / "record.json").read_text())
+        for path in (folder, next((tmp_path / "whole").glob("*/record.json")).parent)
+    )
     assert after["status"] == "finished" and len(list(output.glob("*/record.json"))) == 1
     assert after["mlflow_run_id"] == before["mlflow_run_id"] and after["resumed"][0]["step"] >= 4
     assert after["adapter_sha256"] == whole["adapter_sha256"] and after["loss_trace_sha256"] == whole["loss_trace_sha256"]

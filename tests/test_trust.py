@@ -185,10 +185,14 @@ def test_python_in_a_model_folder_is_never_run(theirs, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMLAB_TRUST", "1")
     record = json.loads((theirs / "record.json").read_text(encoding="utf-8"))
     model = shutil.copytree(record["params"]["model"], tmp_path / "model")
-    (model / "own.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'it_ran')!r}).touch()\n\nclass Own:\n    pass\n")
+    (model / "own.py").write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'it_ran')!r}).touch()\n\nclass Own:\n    pass\n"
+    )
     for name, kind in (("tokenizer_config.json", "AutoTokenizer"), ("config.json", "AutoModelForCausalLM")):
         content = json.loads((model / name).read_text(encoding="utf-8"))
-        content["auto_map"] = {kind: ["own.Own", "own.Own"] if kind == "AutoTokenizer" else "own.Own", "AutoConfig": "own.Own"}
+        content["auto_map"] = {
+            kind: ["own.Own", "own.Own"] if kind == "AutoTokenizer" else "own.Own", "AutoConfig": "own.Own"
+        }
         (model / name).write_text(json.dumps(content), encoding="utf-8")
     record["params"] |= {"model": str(model), "tokenizer_args": {"trust_remote_code": True}, "extensions": []}
     (theirs / "record.json").write_text(json.dumps({**record, "extensions": {}}), encoding="utf-8")
@@ -215,7 +219,9 @@ def test_benchmark_files_of_a_record_want_trust_too(theirs, tmp_path):
 def test_each_command_that_takes_a_run_takes_trust():
     takers = {name for name, command in main.commands.items()
               if {"run", "runs", "parameters"} & {parameter.name for parameter in command.params}}
-    assert {"train", "evaluate", "resume", "rerun", "compare", "plan", "preview", "merge", "export", "chat", "sweep"} <= takers
+    assert {
+        "train", "evaluate", "resume", "rerun", "compare", "plan", "preview", "merge", "export", "chat", "sweep"
+    } <= takers
     for name in takers:
         assert "--trust" in call(name, "--help").output
 
@@ -226,7 +232,9 @@ def test_the_page_on_security_states_the_versions_that_are_asked_for():
     from pathlib import Path
 
     root = Path(__file__).resolve().parent.parent
-    page, settings, pins = ((root / name).read_text(encoding="utf-8") for name in ("SECURITY.md", "settings.ini", "constraints.txt"))
+    page, settings, pins = (
+        (root / name).read_text(encoding="utf-8") for name in ("SECURITY.md", "settings.ini", "constraints.txt")
+    )
     floors = re.findall(r"^\| (\w+) \| ([\d.]+)( \(`constraints.txt`\))? \|", page, re.MULTILINE)
     assert len(floors) >= 6
     for package, version, pinned in floors:

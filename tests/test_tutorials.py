@@ -16,7 +16,9 @@ def runs(tmp_path_factory):
     temporary = tmp_path_factory.mktemp("tutorial")
     notebook = nbformat.read(TUTORIALS / "add_your_own.ipynb", as_version=4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(f"import tempfile; tempfile.tempdir = {str(temporary)!r}"))
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(TUTORIALS)}}).execute()
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(TUTORIALS)}}
+    ).execute()
     return sorted(path.parent for path in temporary.glob("*/runs/*/record.json"))
 
 
@@ -32,7 +34,9 @@ def test_three_runs_are_finished(runs):
 
 def test_entries_of_a_notebook_are_trained_with(runs):
     record = content(runs[0])
-    assert {name: record["params"][name] for name in ("model", "dataset", "prompt", "task")} == dict.fromkeys(("model", "dataset", "prompt", "task"), "mine")
+    assert {name: record["params"][name] for name in ("model", "dataset", "prompt", "task")} == dict.fromkeys(
+        ("model", "dataset", "prompt", "task"), "mine"
+    )
     assert record["entries"]["model"]["id"].endswith("tiny-llama") and record["model"]["license"] == "Apache-2.0"
     assert record["entries"]["prompt"]["parts"][0] == ["header", "계산해 보세요.\n"]
     assert record["data"]["parts"][0]["columns"] == {"question": "물음", "answer": "대답"} and record["data"]["license"] == "CC0-1.0"

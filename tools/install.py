@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Progress:
     "Say every ten seconds how far pip is, from the lines that it writes."
 
     def __init__(self):
-        self.begun = self.said = time.monotonic()
+        self.begun = time.monotonic()
         self.packages = self.megabytes = 0
         self.doing = "looking up versions"
         self.lines = []
@@ -40,14 +41,12 @@ class Progress:
             self.doing = "downloading " + download[1]
         elif line.startswith("Installing collected packages"):
             self.doing = "unpacking {} packages".format(line.count(",") + 1)
-        if time.monotonic() - self.said >= SECONDS_BETWEEN_LINES:
-            self.say()
 
-    def say(self):
-        self.said = time.monotonic()
-        seconds = self.said - self.begun
-        print("  {:3.0f} s: {} packages, {:.0f} MB so far; {}".format(
-            seconds, self.packages, self.megabytes, self.doing), flush=True)
+    def say_until(self, done):
+        while not done.wait(SECONDS_BETWEEN_LINES):
+            seconds = time.monotonic() - self.begun
+            print("  {:3.0f} s: {} packages, {:.0f} MB so far; {}".format(
+                seconds, self.packages, self.megabytes, self.doing), flush=True)
 
 
 def pip(python, *arguments):
@@ -56,8 +55,11 @@ def pip(python, *arguments):
     process = subprocess.Popen(
         [python, *PIP, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         universal_newlines=True, env=dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1"), cwd=str(ROOT))
+    done = threading.Event()
+    threading.Thread(target=progress.say_until, args=(done,), daemon=True).start()
     for line in process.stdout:
         progress.read(line.rstrip())
+    done.set()
     if process.wait():
         print("\n".join(progress.lines), file=sys.stderr)
         sys.exit("The installation stopped, for the reason above. Nothing is lost: the same command starts afresh.\n"
@@ -92,7 +94,7 @@ def install_cpu_torch(python):
 def main(python):
     os.environ["PIP_CONSTRAINT"] = os.environ["PIP_BUILD_CONSTRAINT"] = str(CONSTRAINTS)
     begun = time.monotonic()
-    print("Installing llmlab, once: about 700 MB to download and 2.7 GB on disk, 2 to 5 minutes.", flush=True)
+    print("Installing llmlab, once: about 500 MB to download and 2.7 GB on disk, 1 to 5 minutes.", flush=True)
     print("1 of 4: a current pip, since an old one takes very long over so many pins", flush=True)
     pip(python, "pip")
     backend = os.environ.get("TORCH", "auto")
