@@ -221,8 +221,13 @@ def test_plan_and_run_say_that_weights_are_kept_in_float32(model, dataset):
     assert "bfloat16 weights, LoRA" in prepare(plain).choices()
 
 
-def test_tables_trained_beside_an_adapter_are_kept_in_float32(model, dataset, tmp_path):
-    trainer, _ = trained(model, dataset, tmp_path / "run", dtype="bfloat16", modules_to_save=["lm_head"])
+@pytest.mark.parametrize("family, beside", [
+    ("llama", {"modules_to_save": ["lm_head"]}), ("llama", {"modules_to_save": ["norm"]}), ("llama", {"new_tokens": ["<t>"]}),
+    ("llama", {"use_dora": True}), ("gpt_neox", {"bias": "all"}), ("gpt_neox", {"bias": "lora_only"}), ("gpt_neox", {"lora_args": {"lora_bias": True}}),
+], ids=str)
+def test_what_is_trained_beside_an_adapter_is_kept_in_float32(family, beside, dataset, tmp_path):
+    model = save_tiny_checkpoint(tmp_path / "model", family)
+    trainer, _ = trained(model, dataset, tmp_path / "run", dtype="bfloat16", **beside)
     assert {weight.dtype for weight in trainer.model.parameters() if weight.requires_grad} == {torch.float32}
 
 
@@ -297,3 +302,26 @@ def test_plan_ends_for_sizes_that_a_person_mistyped(dataset):
     own = {"id": "me/mine", "family": "llama", "config": sizes}
     with pytest.raises(LabError, match="num_hidden_layers"):
         make_plan(make_config({"model": own, "dataset": dataset, "report_to": []}))
+
+
+def test_a_head_of_its_own_stays_one_whatever_config_says(model, tmp_path):
+    plain = load_base_model(model, torch.float32)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    with pytest.warns(UserWarning, match="tie_word_embeddings"):
+        loaded = load_base_model(model, torch.float32)
+    assert torch.equal(loaded.lm_head.weight, plain.lm_head.weight)
+    loaded.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_attention_that_somebody_trained_with_and_is_not_here_is_no_hindrance(model, dataset, tmp_path):
+    expected = trained(model, dataset, tmp_path / "plain")[0].loss_trace
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "_attn_implementation": "flash_attention_2"}))
+    assert trained(model, dataset, tmp_path / "run")[0].loss_trace == expected
+
+
+def test_no_words_barred_is_no_error(model):
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": 1, "bad_words_ids": []}))
+    assert load_base_model(model, torch.float32).generation_config.bad_words_ids is None

@@ -132,6 +132,7 @@ NOTES = {
     "an id twice": (pairs(id="a"), ".jsonl", "11 rows of rows.jsonl have the id of another"),
     "a row twice": (pairs() + pairs(1), ".jsonl", "1 rows of rows.jsonl repeat another"),
     "code page 949": ("질문,답변\n" + "\n".join(f"{n}은?,{n}" for n in range(12)), ".csv", "read as cp949"),
+    "a column without a name": ("question,answer,\n" + "\n".join(f"{n}?,{n}," for n in range(12)), ".csv", r"not used: \(no name\)"),
     "fields that are missing": ("question,answer,input\n" + "\n".join(f"{n}?,{n},x" for n in range(12)) + "\n수도는?,서울\n", ".csv", r"fewer fields .*\(the first: line 14\)"),
     "texts that Excel may have cut": ("question,answer\n" + "\n".join(f"{n}?,{n}" for n in range(12)) + f"\n?,{'가' * 32_767}\n", ".csv", r"32,767 characters.*line 14"),
 }

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies
 from llmlab.batching.alone import forest_problem
 from llmlab.common.errors import LabError
 from llmlab.config.load import make_config
-from llmlab.models.adapters import add_lora, add_tokens, choose_targets, prepare_full
+from llmlab.models.adapters import add_lora, add_tokens, prepare_full
 from llmlab.models.checkpoints import load_base_model, load_tokenizer, locate_model, make_quantization, quiet_transformers
 from llmlab.tokens.tokenize import Example
 from llmlab.models.testing import save_tiny_checkpoint, tiny_model, tiny_tokenizer

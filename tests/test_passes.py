@@ -1,4 +1,6 @@
 """A pass computes its examples as if each stood alone, whatever stands beside it: lengths, sides, noise, and lengths at which a model switches."""
+import warnings
+
 import pytest
 import torch
 
@@ -188,3 +190,24 @@ def test_tiny_checkpoints_that_pad_on_one_side_only(tmp_path):
     trainer_of(
         tmp_path, "rwkv", **settings, padding="longest", per_device_eval_batch_size=1, per_device_train_batch_size=1
     )
+
+
+@pytest.mark.parametrize("settings, told", [
+    ({}, 1), ({"batching": "padded"}, 1), ({"quantization_args": {"llm_int8_threshold": 0.0}}, 0),
+    ({"batching": "padded", "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}, 0),
+])
+def test_columns_that_a_pass_of_8_bits_computes_apart_are_told(settings, told, tmp_path):
+    """An example then hangs on its neighbours: it is said, and refused neither as a matter of padding nor of packs."""
+    pytest.importorskip("bitsandbytes")
+    model = tiny_model("llama")
+    for name, weight in model.named_parameters():
+        if "norm" in name:
+            weight.data *= 4  # columns beyond the threshold
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    config = make_config({"model": str(tmp_path), "load_in_8bit": True, "report_to": [], **settings})
+    model = build_model(config, locate_model(config))
+    with warnings.catch_warnings(record=True, action="always") as said:
+        made = make_trainer(config, model, load_tokenizer(tmp_path), AROUND, AROUND[:2], tmp_path / "run")
+    assert made.batcher.batching == config.batching
+    assert sum("llm_int8_threshold: 0" in str(one.message) for one in said) == told

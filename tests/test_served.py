@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaTokenizer, PreTra
 
 from llmlab.common.errors import LabError
 from llmlab.config.load import make_config
-from llmlab.evaluation.generation import turn_end
+from llmlab.evaluation.generation import answer_text, turn_end
 from llmlab.experiment.prepare import prepare
 from llmlab.models import clock
 from llmlab.models.checkpoints import load_tokenizer, locate_model
@@ -25,7 +25,7 @@ from llmlab.publish.template import SPACE, chat_template, served_ids
 from llmlab.runs.finished import FinishedRun, load_trained
 from llmlab.runs.record import begin_record
 from llmlab.runs.rerun import rerun_settings
-from llmlab.tokens.prompts import PROMPTS, Prompt, render
+from llmlab.tokens.prompts import PROMPTS, Prompt, render, spoken
 from llmlab.tokens.tokenize import asked_ids, tokenize
 from llmlab.training.trainer import build_model
 
@@ -62,13 +62,15 @@ DATED = "{{ bos_token }}" + turns("<|start|>", r"\n", "'<|eot|>'", "Today is {{ 
 SILENT = turns("[", "]", "eos_token").replace("in messages", "in messages if message.role != 'system'")
 
 
-def sentencepiece(before, normalizer=None, special=("<s>", "</s>"), beginning="<s>"):
+def sentencepiece(before, normalizer=None, special=("<s>", "</s>"), beginning="<s>", drops_space=True):
     "Train a BPE tokenizer with bytes to fall back on, as SentencePiece makes them."
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
     names = ["<unk>", *special, *BYTES]
     tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=900, special_tokens=names, show_progress=False))
     tokenizer.pre_tokenizer = before
+    tokenizer.decoder = decoders.Sequence([
+        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *[decoders.Strip(" ", 1, 0)] * drops_space])
     if normalizer:
         tokenizer.normalizer = normalizer
     return beginning_with(tokenizer, beginning)
@@ -105,13 +107,13 @@ def llama_class(template, **options):
 
 
 def metaspace(scheme, beginning="<s>"):
-    return sentencepiece(pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False), beginning=beginning)
+    return sentencepiece(pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False), beginning=beginning, drops_space=scheme != "never")
 
 
 def gemma():
     special = ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>")
     words = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer = sentencepiece(words, normalizers.Replace(" ", "▁"), special, "<bos>")
+    tokenizer = sentencepiece(words, normalizers.Replace(" ", "▁"), special, "<bos>", drops_space=False)
     return wrapped(tokenizer, GEMMA, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
 
 
@@ -207,6 +209,20 @@ def test_a_server_sends_what_was_trained(folder_of, kind, tmp_path):
             said = prompt.parts[-1][1]  # a client sends a model's words back as they came
             spoken = [{**turn, "answer": said.format(answer=turn["answer"])} for turn in row.get("history", [])]
             assert served_ids(served, {**row, "history": spoken}, text) == trained, (name, row)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_read_as_it_was_learned(folder_of, kind):
+    """What a model has learned to say is shown with its first indentation, and without what the prompt wrote around it."""
+    tokenizer = load_tokenizer(folder_of(kind))
+    for name, prompt in {**PROMPTS, **OWN_PROMPTS}.items():
+        for answer in ("수도.", "    수도"):
+            spans = render(prompt, {"question": "왜?", "answer": answer}, tokenizer)
+            example = tokenize(spans, tokenizer, chat=prompt.chat)
+            before, learned = (example.input_ids[part] for part in (
+                slice(example.prompt_length - 1, example.prompt_length), slice(example.prompt_length, None)))
+            said = answer if answer in spans[-1].text else answer.strip()  # some templates trim
+            assert spoken(prompt, tokenizer, answer_text(learned, tokenizer, before)) == said, (name, answer)
 
 
 def test_a_template_that_cannot_ask_the_same_is_refused():

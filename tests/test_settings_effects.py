@@ -16,7 +16,7 @@ ALWAYS = """
 
 VALUES = {  # setting -> a value that is not its default
     "eval_steps": 10, "save_steps": 10, "save_total_limit": 2, "bnb_4bit_quant_type": "fp4", "bnb_4bit_compute_dtype": "float32",
-    "bnb_4bit_use_double_quant": True, "quantization_args": {"llm_int8_threshold": 5.0}, "data_seed": 7, "num_train_epochs": 2,
+    "bnb_4bit_use_double_quant": True, "quantization_args": {"bnb_4bit_quant_storage": "uint8"}, "data_seed": 7, "num_train_epochs": 2,
     "pack_tokens": 512, "group_size": 2, "padding": "max_length", "padding_side": "left", "doc_stride": 64, "lm_eval_limit": 5,
     "ray_address": "auto", "resources_per_worker": {"CPU": 1}, "max_failures": 1, "ddp_find_unused_parameters": True,
     "sampling": "random", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "bias": "all", "target_modules": ["q_proj"],

@@ -42,7 +42,9 @@ def record_row(page: Path) -> str:
     parameters, metrics = record.get("params") or {}, record.get("metrics") or {}
 
     def change(name):
-        return " → ".join(f"{metrics[key]:.3f}" for key in (f"{name}_before", name) if isinstance(metrics.get(key), (int, float)))
+        return " → ".join(
+            f"{metrics[key]:.3f}" for key in (f"{name}_before", name) if isinstance(metrics.get(key), (int, float))
+        )
 
     report = page.with_name("verify.json")
     same = report.is_file() and json.loads(report.read_text(encoding="utf-8"))["identical"]
@@ -55,15 +57,22 @@ def record_row(page: Path) -> str:
 
 def write_records(root: Path, notebooks: Path) -> int:
     "Write the Records page and a copy of every committed record into the folder of notebooks; return how many there are."
-    pages, comparisons, folder = committed_pages(root, "runs/*/train.html"), committed_pages(root, "runs/comparisons/*/compare.html"), notebooks / "records"
+    pages, comparisons, folder = committed_pages(root, "runs/*/train.html"), committed_pages(
+        root, "runs/comparisons/*/compare.html"
+    ), notebooks / "records"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for page in [*pages, *comparisons]:
         shutil.copy(page, folder / f"{page.parent.name}.html")
-    table = ["| Run | Model | Dataset | Batching | Held-out loss | F1 | |", "|---|---|---|---|---|---|---|", *map(record_row, pages)]
+    table = [
+        "| Run | Model | Dataset | Batching | Held-out loss | F1 | |", "|---|---|---|---|---|---|---|",
+        *map(record_row, pages)
+    ]
     body = "\n".join(table) if pages else "No record is committed yet."
     if comparisons:
-        body += "\n\nSide by side: " + ", ".join(f"[comparison of {page.parent.name[:8]}]({page.parent.name}.html)" for page in comparisons) + "."
+        body += "\n\nSide by side: " + ", ".join(
+            f"[comparison of {page.parent.name[:8]}]({page.parent.name}.html)" for page in comparisons
+        ) + "."
     (folder / "index.qmd").write_text(f"""---
 title: Gallery
 description: Executed experiments, each a page with its settings, curves, scores and answers.
@@ -88,9 +97,13 @@ def split_title(cell: dict) -> list[dict]:
     lines = "".join(cell["source"]).splitlines(keepends=True)
     if cell["cell_type"] != "markdown" or not lines or not lines[0].startswith("# "):
         return [cell]
-    end = next((number for number, line in enumerate(lines) if line.strip() and not line.startswith(("# ", "> "))), len(lines))
+    end = next(
+        (number for number, line in enumerate(lines) if line.strip() and not line.startswith(("# ", "> "))), len(lines)
+    )
     title = {**cell, "source": "".join(lines[:end])}
-    return [title, {**cell, "id": f"{cell.get('id', 'title')}-text", "source": "".join(lines[end:])}] if lines[end:] else [title]
+    return [
+        title, {**cell, "id": f"{cell.get('id', 'title')}-text", "source": "".join(lines[end:])}
+    ] if lines[end:] else [title]
 
 
 def is_test(cell: dict) -> bool:
@@ -114,7 +127,9 @@ def write_maths(text: str) -> str:
     def convert(match):
         if match["code"]:
             return match["code"]
-        return latex2mathml.converter.convert(match["block"] or match["line"], display="block" if match["block"] else "inline")
+        return latex2mathml.converter.convert(
+            match["block"] or match["line"], display="block" if match["block"] else "inline"
+        )
 
     return MATHS.sub(convert, text)
 
@@ -186,11 +201,16 @@ def write_sidebar(notebooks: Path) -> None:
         return [str(path.relative_to(notebooks)) for path in sorted(notebooks.glob(pattern))]
 
     def chapters(numbers):
-        folders = [path for path in sorted(notebooks.glob("[0-9]*_*")) if path.is_dir() and (path.name[:2] in STORY) == numbers]
+        folders = [
+            path for path in sorted(notebooks.glob("[0-9]*_*")) if path.is_dir() and (path.name[:2] in STORY) == numbers
+        ]
         return [{"section": path.name.partition("_")[2].replace("_", " ").capitalize(), "contents": pages(f"{path.name}/*.ipynb")}
                 for path in folders]
 
-    order = ["index", "my_csv", "reading", "conversations", "four_bit", "fits", "compare", "sweep", "serve", "reproduce", "several_gpus", "settings"]
+    order = [
+        "index", "my_csv", "reading", "conversations", "four_bit", "fits", "compare", "sweep", "serve", "reproduce",
+        "several_gpus", "settings"
+    ]
 
     def howtos(folder):
         written = pages(f"{folder}/*.qmd")
@@ -208,7 +228,9 @@ def write_sidebar(notebooks: Path) -> None:
         {"section": "API", "contents": chapters(False)},
     ]
     sidebar = {"website": {"sidebar": {"contents": contents, "collapse-level": 1}}}
-    (notebooks / "sidebar.yml").write_text(yaml.safe_dump(sidebar, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    (notebooks / "sidebar.yml").write_text(
+        yaml.safe_dump(sidebar, allow_unicode=True, sort_keys=False), encoding="utf-8"
+    )
 
 
 def order_search(site: Path) -> None:
@@ -217,7 +239,9 @@ def order_search(site: Path) -> None:
     entries = json.loads(path.read_text(encoding="utf-8"))
 
     def place(entry):
-        return next((number for number, start in enumerate(FOUND_FIRST) if entry["href"].startswith(start)), len(FOUND_FIRST))
+        return next(
+            (number for number, start in enumerate(FOUND_FIRST) if entry["href"].startswith(start)), len(FOUND_FIRST)
+        )
 
     path.write_text(json.dumps(sorted(entries, key=place), ensure_ascii=False), encoding="utf-8")
 
@@ -235,7 +259,9 @@ def process_notebooks(copy: Path) -> Path:
     os.chdir(copy)
     # The worker processes import the library from the copy too, and look for weights nowhere but here.
     search_path = os.pathsep.join([str(copy), *filter(None, [os.environ.get("PYTHONPATH")])])
-    os.environ.update(PYTHONPATH=search_path, HF_HUB_OFFLINE="1", PYTHONWARNINGS="ignore:Found cells containing imports")
+    os.environ.update(
+        PYTHONPATH=search_path, HF_HUB_OFFLINE="1", PYTHONWARNINGS="ignore:Found cells containing imports"
+    )
     sys.path.insert(0, str(copy))
     from nbdev.doclinks import _build_modidx
     from nbdev.quarto import refresh_quarto_yml
@@ -263,7 +289,8 @@ def name_pages(processed: Path) -> dict[str, str]:
         path.rename(path.with_name(f"{page}.ipynb"))
         names[path.name] = f"{page}.ipynb"
     sidebar = processed / "sidebar.yml"
-    renamed = re.sub(r"[\w.-]+\.ipynb", lambda name: names.get(name[0], name[0]), sidebar.read_text(encoding="utf-8"))  # folders keep their number
+    # folders keep their number
+    renamed = re.sub(r"[\w.-]+\.ipynb", lambda name: names.get(name[0], name[0]), sidebar.read_text(encoding="utf-8"))
     sidebar.write_text(renamed, encoding="utf-8")
     return names
 
@@ -280,7 +307,8 @@ def mend_links(processed: Path, names: dict[str, str], settings) -> None:
             link, hash_mark, anchor = match[2].partition("#")
             if link.startswith(site):  # made by nbdev, for a name in backticks
                 link = depth + (link.removeprefix(site) or "index.html")
-                if anchor.startswith("_") or link.endswith("cli.html") and anchor in main.commands:  # neither has a signature on its page
+                # neither has a signature on its page
+                if anchor.startswith("_") or link.endswith("cli.html") and anchor in main.commands:
                     hash_mark = anchor = ""
             elif link.startswith(f"{depth}../"):
                 link = f"{settings['git_url']}/blob/{settings['branch']}/{link.removeprefix(f'{depth}../')}"
@@ -297,7 +325,8 @@ def build(root: Path = ROOT) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="llmlab-docs-") as folder:
         copy = Path(folder).resolve()
         ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "sidebar.yml", "records", "*.db")
-        for name in ("nbs", "llmlab", "tools"):  # figures that pages show were written by tools, and their reports are made there
+        # figures that pages show were written by tools, and their reports are made there
+        for name in ("nbs", "llmlab", "tools"):
             shutil.copytree(root / name, copy / name, ignore=ignore)
         shutil.copy(root / "settings.ini", copy)
         records = write_records(root, copy / "nbs")

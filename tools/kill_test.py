@@ -22,7 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"max_train_samples": 40, "max_eval_samples": 4, "num_samples": 1, "max_new_tokens": 4, "num_train_epochs": 2, "per_device_train_batch_size": 2,
             "gradient_accumulation_steps": 2, "learning_rate": 0.01, "lora_dropout": 0.1, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 2}
-STREAM = {**{name: value for name, value in SETTINGS.items() if name != "num_train_epochs"}, "streaming": "true", "max_steps": 18}
+STREAM = {
+    **{name: value for name, value in SETTINGS.items() if name != "num_train_epochs"}, "streaming": "true",
+    "max_steps": 18
+}
 KINDS = {"rows": SETTINGS, "stream": STREAM}
 PATIENCE = 900  # seconds until a run counts as stuck
 VICTIMS = ("papermill", "kernel", "both", "both")
@@ -36,13 +39,17 @@ def read_json(path: Path) -> dict:
 
 def read_lines(path: Path) -> list[dict]:
     "Read the complete lines of a jsonl file."
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.endswith("}")] if path.exists() else []
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.endswith("}")
+    ] if path.exists() else []
 
 
 def start(*parameters) -> subprocess.Popen:
     "Start the train notebook through papermill, in a session of its own; what it writes goes to a file, which cannot fill up as a pipe does."
     outside = ("MLFLOW_TRACKING_URI", "LLMLAB_RUN_DIR")
-    environment = {name: value for name, value in os.environ.items() if name not in outside} | {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1"}
+    environment = {name: value for name, value in os.environ.items() if name not in outside} | {
+        "MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1"
+    }
     words = [str(word) for name, value in parameters for word in ("-p", name, value)]
     log = tempfile.TemporaryFile("w+", encoding="utf-8")
     process = subprocess.Popen([sys.executable, "-m", "papermill", "train.ipynb", *words], cwd=ROOT / "nbs", env=environment, stdin=subprocess.DEVNULL,
@@ -95,7 +102,9 @@ def kill(process: subprocess.Popen, folder: Path | None, victim: str) -> str:
     return state
 
 
-def run_and_kill(parameters: list, output: Path, phase: str, choice: random.Random, duration: float = 20.0, victims: tuple = VICTIMS) -> tuple[str | None, str]:
+def run_and_kill(
+    parameters: list, output: Path, phase: str, choice: random.Random, duration: float = 20.0, victims: tuple = VICTIMS
+) -> tuple[str | None, str]:
     "Start a run and kill it in a phase; return where it was (None: it ended first), and what was killed."
     process, began, known = start(*parameters), time.monotonic(), set(output.glob("*/record.json"))
     resumed = next((Path(value) for name, value in parameters if name == "resume"), None)
@@ -108,7 +117,10 @@ def run_and_kill(parameters: list, output: Path, phase: str, choice: random.Rand
         folder = resumed or (new.pop().parent if new else None)
         lived = read_json(folder / "record.json").get("process") if folder else None
         if phase == "any moment" and time.monotonic() - began > moment or phase != "any moment" and lived not in (None, process.pid) and has_come(phase, folder, step):
-            time.sleep(choice.uniform(0, 0.3) if phase in ("after training", "writing the notebook") else choice.uniform(0, 0.02))
+            time.sleep(
+                choice.uniform(0, 0.3) if phase in ("after training", "writing the notebook")
+                else choice.uniform(0, 0.02)
+            )
             if process.poll() is None:
                 return kill(process, folder, victim), victim
         time.sleep(0.002)
@@ -119,7 +131,10 @@ def run_and_kill(parameters: list, output: Path, phase: str, choice: random.Rand
 def outcome(folder: Path) -> dict:
     "Collect what must be the same at the end, however often a run was killed."
     record, machine = read_json(folder / "record.json"), ("time", "before_runtime", "eval_runtime", "after_runtime")
-    curve = [{name: value for name, value in line.items() if name not in machine} for line in read_lines(folder / "metrics.jsonl") if "train_runtime" not in line]
+    curve = [
+        {name: value for name, value in line.items() if name not in machine}
+        for line in read_lines(folder / "metrics.jsonl") if "train_runtime" not in line
+    ]
     scores = {name: value for name, value in record["metrics"].items() if not name.endswith(("_runtime", "_bytes"))}
     left = sorted(re.sub(r"\d+", "N", path.name) for path in folder.rglob(".*"))
     return {"status": record["status"], "half-written": left, "adapter": record["adapter_sha256"], "trace": record["loss_trace_sha256"], "metrics": scores,
@@ -138,7 +153,9 @@ def main():
     "Kill until as many kills are done as wanted, and all runs have ended."
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=25)
-    parser.add_argument("--terminate", action="store_true", help="send SIGTERM to papermill now and then, instead of SIGKILL")
+    parser.add_argument(
+        "--terminate", action="store_true", help="send SIGTERM to papermill now and then, instead of SIGKILL"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -156,9 +173,14 @@ def main():
             kind = kind if current else ("rows" if kills < arguments.kills / 2 else "stream")
             is_over = kills >= arguments.kills or kind == "rows" and kills >= arguments.kills / 2
             phase = "never" if is_over else choice.choice(PHASES)
-            parameters = [("resume", current), ("output_dir", output)] if current else [*{**KINDS[kind], "model": model, "output_dir": output}.items()]
+            parameters = [("resume", current), ("output_dir", output)] if current else [
+                *{**KINDS[kind], "model": model, "output_dir": output}.items()
+            ]
             known = set(output.glob("*/record.json"))
-            state, victim = run_and_kill(parameters, output, phase, choice, duration, (*VICTIMS, "SIGTERM", "SIGTERM") if arguments.terminate else VICTIMS)
+            state, victim = run_and_kill(
+                parameters, output, phase, choice, duration,
+                (*VICTIMS, "SIGTERM", "SIGTERM") if arguments.terminate else VICTIMS
+            )
             current = current or next((path.parent for path in set(output.glob("*/record.json")) - known), None)
             page = False
             if state:

@@ -46,13 +46,19 @@ def write_rows(path: Path, seed: int, count: int = 24):
     rows = list(load_data(make_config({})).train)
     order = random.Random(seed)
     texts = ["\n".join(row["question"] + " " + row["answer"] for row in order.sample(rows, 80)) for _ in range(count)]
-    path.write_text("\n".join(json.dumps({"question": f"{seed}-{number}", "answer": text}, ensure_ascii=False) for number, text in enumerate(texts)))
+    path.write_text("\n".join(
+        json.dumps({"question": f"{seed}-{number}", "answer": text}, ensure_ascii=False) for number,
+        text in enumerate(texts)
+    ))
 
 
 def complete(name: str, folder: str) -> dict:
     """Write out the parameters of a setting."""
     size, length, settings = SETTINGS[name]
-    data = {} if length is None else dict(dataset=f"{folder}/train.jsonl", eval_dataset=f"{folder}/held_out.jsonl", max_eval_samples=size, max_length=length)
+    data = {} if length is None else dict(
+        dataset=f"{folder}/train.jsonl", eval_dataset=f"{folder}/held_out.jsonl", max_eval_samples=size,
+        max_length=length
+    )
     return {"per_device_train_batch_size": size, "per_device_eval_batch_size": size, "gradient_accumulation_steps": 1, "max_steps": 2, "eval_strategy": "no",
             "report_to": [], **data, **settings}
 
@@ -71,9 +77,13 @@ def train(settings: dict) -> dict:
     checkpoint = locate_model(config)
     tokenizer, data = load_tokenizer(checkpoint.path, config), load_data(config)
     shared = dict(prompt=find_prompt(choose_prompt(config.prompt, checkpoint.preset)), tokenizer=tokenizer)
-    rows = encode_rows(data.train, settings=config, **shared), encode_rows(data.held_out, settings=config, held_out=True, **shared)
+    rows = encode_rows(data.train, settings=config, **shared), encode_rows(
+        data.held_out, settings=config, held_out=True, **shared
+    )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(config, build_model(config, checkpoint), tokenizer, rows[0].examples, rows[1].examples, folder)
+        trainer = make_trainer(
+            config, build_model(config, checkpoint), tokenizer, rows[0].examples, rows[1].examples, folder
+        )
         started = time.perf_counter()
         run_training(trainer)
     return {"peak": peak_memory(), "seconds": time.perf_counter() - started}
@@ -90,7 +100,9 @@ def plan(settings: dict, probe: bool) -> dict:
 
 def in_child(what: str, *values) -> subprocess.Popen:
     """Begin one of the above in a process of its own."""
-    return subprocess.Popen([sys.executable, __file__, what, json.dumps(values)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, __file__, what, json.dumps(values)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def result(child: subprocess.Popen) -> dict:

@@ -42,8 +42,13 @@ def measure(config, seconds=time.process_time):
     checkpoint, data = locate_model(config), load_data(config)
     tokenizer = load_tokenizer(checkpoint.path, config)
     shared, watch = dict(prompt=PROMPTS["lab"], tokenizer=tokenizer), Watch()
-    train, held_out = (encode_rows(rows, settings=config, held_out=rows is data.held_out, **shared) for rows in (data.train, data.held_out))
-    trainer = make_trainer(config, build_model(config, checkpoint), tokenizer, train.examples, held_out.examples, "unused", [watch])
+    train, held_out = (
+        encode_rows(rows, settings=config, held_out=rows is data.held_out, **shared)
+        for rows in (data.train, data.held_out)
+    )
+    trainer = make_trainer(
+        config, build_model(config, checkpoint), tokenizer, train.examples, held_out.examples, "unused", [watch]
+    )
     trainer.evaluate(metric_key_prefix="before")
     started = seconds()
     trainer.train()

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WHOLE_RUNS = ("train", "evaluate", "compare", "add_your_own")  # their results are records, not examples
 LEFT_OUT = re.compile(r"^#\|\s*(eval:\s*false|slow|gpu)", re.MULTILINE)
 SILENT = re.compile(r"^#\|\s*(exports?|exporti|hide|default_exp)\b", re.MULTILINE)
-PROGRESS = re.compile(r"^(<progress|[\w ()-]*rows: [\d,]+ rows from the cache|[\w -]*rows prepared \()")  # depends on what the cache has
+# depends on what the cache has
+PROGRESS = re.compile(r"^(<progress|[\w ()-]*rows: [\d,]+ rows from the cache|[\w -]*rows prepared \()")
 NOISE = re.compile(r"^(Failed to load CPU gemm|.*(it/s|s/it)\])", re.MULTILINE)
 
 
@@ -49,13 +50,16 @@ def shown(cell: dict) -> list[dict]:
 def refresh(path: Path) -> float:
     "Run a notebook in its own folder, as its tests do, and write its outputs; return the seconds it took."
     started, notebook = time.monotonic(), nbformat.read(path, as_version=4)
-    whole, ran = notebook.cells, [cell for cell in notebook.cells if cell.cell_type != "code" or not LEFT_OUT.search(cell.source)]
-    notebook.cells = ran
-    client = NotebookClient(notebook, timeout=900, kernel_name="python3", coalesce_streams=True, extra_arguments=["--IPKernelApp.log_level=CRITICAL"], resources={"metadata": {"path": str(path.parent)}})
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type != "code" or not LEFT_OUT.search(cell.source)]
+    client = NotebookClient(
+        notebook, timeout=900, kernel_name="python3", coalesce_streams=True,
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"], resources={"metadata": {"path": str(path.parent)}}
+    )
     client.execute()
     written = json.loads(path.read_text(encoding="utf-8"))
-    for cell, old in zip(whole, written["cells"]):
-        if cell.cell_type == "code" and not LEFT_OUT.search(cell.source):
+    ran = {(cell.id, cell.source): cell for cell in notebook.cells if cell.cell_type == "code"}
+    for old in written["cells"]:  # the file may have changed meanwhile
+        if cell := ran.get((old["id"], "".join(old["source"]))):
             old["outputs"] = [split_lines(output) for output in shown(cell)]
     path.write_text(json.dumps(written, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return time.monotonic() - started

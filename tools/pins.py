@@ -41,7 +41,9 @@ def renew(arguments: list[str]) -> None:
     lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
     head = [line for line in lines if line.startswith("#")]
     kept = [line for line in lines if line.split("==")[0] in WITHOUT_REQUIREMENTS]
-    resolved = compile_pins("--universal", "--python-version", PYTHONS[0], "--output-file", str(CONSTRAINTS), *arguments)
+    resolved = compile_pins(
+        "--universal", "--python-version", PYTHONS[0], "--output-file", str(CONSTRAINTS), *arguments
+    )
     if resolved.returncode:
         sys.exit(resolved.stderr)
     pins = [line for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]

@@ -42,10 +42,14 @@ def render(root: Path = ROOT) -> str:
     from traitlets.config import Config
 
     front, notebook = process_index(root)
-    exporter = MarkdownExporter(config=Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {"hide-source"}}))
+    exporter = MarkdownExporter(
+        config=Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {"hide-source"}})
+    )
     body, resources = exporter.from_notebook_node(notebook)
     if resources.get("outputs"):
-        raise SystemExit("README.md cannot hold what a cell draws: save it in nbs/images and show it in a Markdown cell.")
+        raise SystemExit(
+            "README.md cannot hold what a cell draws: save it in nbs/images and show it in a Markdown cell."
+        )
 
     def from_root(match):
         link, hash_mark, anchor = match[2].partition("#")
@@ -60,7 +64,9 @@ def render(root: Path = ROOT) -> str:
 def main() -> int:
     "Write README.md, or only compare it."
     parser = argparse.ArgumentParser(description="Write README.md from nbs/index.ipynb.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if README.md is not what the notebook gives")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if README.md is not what the notebook gives"
+    )
     check = parser.parse_args().check
     readme, text = ROOT / "README.md", render()
     if readme.is_file() and readme.read_text(encoding="utf-8") == text:

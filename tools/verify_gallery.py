@@ -13,7 +13,10 @@ from pathlib import Path
 
 import yaml
 
-SMALL = {"max_steps": 6, "max_train_samples": 48, "max_eval_samples": 6, "num_samples": 2, "max_new_tokens": 16, "max_length": 512, "report_to": "[]"}
+SMALL = {
+    "max_steps": 6, "max_train_samples": 48, "max_eval_samples": 6, "num_samples": 2, "max_new_tokens": 16,
+    "max_length": 512, "report_to": "[]"
+}
 EXPERIMENTS = [
     {"model": "gemma3-270m", "dataset": "lab-ko-mrc", "batching": "tree"},
     {"model": "gemma3-270m", "dataset": "lab-ko-instruct", "batching": "packed", "lora_dropout": 0.1},
@@ -26,7 +29,10 @@ EXPERIMENTS = [
 
 def lab(*words) -> subprocess.CompletedProcess:
     "Run a command of the lab beside this Python."
-    return subprocess.run([sys.executable, "-c", "from llmlab.commands.cli import main; main()", *map(str, words)], text=True, capture_output=True, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [sys.executable, "-c", "from llmlab.commands.cli import main; main()", *map(str, words)], text=True,
+        capture_output=True, stdin=subprocess.DEVNULL
+    )
 
 
 def records(output: Path) -> set[Path]:
@@ -52,7 +58,10 @@ def verify(folder: Path) -> dict:
     report = new.pop() / "verify.json"
     if not report.exists():
         print(done.stderr, file=sys.stderr)
-    return {**(json.loads(report.read_text(encoding="utf-8")) if report.exists() else {"identical": False, "checks": []}), "status": done.returncode}
+    return {
+        **(json.loads(report.read_text(encoding="utf-8")) if report.exists() else {"identical": False, "checks": []}),
+        "status": done.returncode
+    }
 
 
 def main():
@@ -65,7 +74,9 @@ def main():
     parser.add_argument("--output-dir", type=Path, default=Path("runs"), help="where new runs go")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of the experiments to run, from 1")
     arguments = parser.parse_args()
-    experiments = arguments.runs or (yaml.safe_load(arguments.settings.read_text(encoding="utf-8")) if arguments.settings else EXPERIMENTS)
+    experiments = arguments.runs or (
+        yaml.safe_load(arguments.settings.read_text(encoding="utf-8")) if arguments.settings else EXPERIMENTS
+    )
     rows, output = [], arguments.output_dir.resolve()
     for number, experiment in enumerate(experiments, 1):
         if arguments.only and number not in arguments.only:

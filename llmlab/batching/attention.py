@@ -28,8 +28,8 @@ def pack_inputs(
 ) -> dict[str, torch.Tensor]:  # input_ids, position_ids: (1, tokens)
     "Make the model's inputs of a pack."
     return {
-        "input_ids": torch.tensor([pack.input_ids], device=device),
-        "position_ids": torch.tensor([pack.position_ids], device=device),
+        "input_ids": torch.tensor([pack.input_ids]).to(device, non_blocking=True),
+        "position_ids": torch.tensor([pack.position_ids]).to(device, non_blocking=True),
     }
 
 

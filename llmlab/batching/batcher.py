@@ -117,13 +117,15 @@ def held_out_totals(
     examples: Sequence[Example],
 ) -> torch.Tensor:  # sum of the loss over supervised tokens, and their number, of this process's share
     "Add up the loss of a set."
-    totals, device = torch.zeros(2, dtype=torch.float64), next(model.parameters()).device
+    device = next(model.parameters()).device
+    totals = torch.zeros(2, dtype=torch.float64, device=device)  # a copy to the CPU each pass would stop a GPU
     for start in range(0, len(examples), EVAL_CHUNK_EXAMPLES):
         stop = min(start + EVAL_CHUNK_EXAMPLES, len(examples))
         for batch in batcher([examples[number] for number in range(start, stop)])["batches"]:
             if batch.get("idle"):
                 continue
-            tensors = {name: value.to(device) for name, value in batch.items() if isinstance(value, torch.Tensor)}
+            tensors = {name: value.to(device, non_blocking=True) for name, value in batch.items()
+                       if isinstance(value, torch.Tensor)}
             with batch_mode(getattr(model, "module", model), batch):
                 totals += torch.stack(loss_of_answers(model, head, {**batch, **tensors})).to(totals)
     return totals

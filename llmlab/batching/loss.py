@@ -73,6 +73,8 @@ def loss_of_answers(
     hidden = model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][positions]
     if not len(targets):
         return hidden.sum() * 0, count
+    if head.weight.is_floating_point():  # accelerate hands out float32, whatever the model computes in
+        hidden = hidden.to(head.weight.dtype)
     frozen = not head.weight.requires_grad and head.weight.is_floating_point()
     if type(head) is torch.nn.Linear and head.bias is None and frozen:
         slice_bytes = CPU_SLICE_BYTES if hidden.device.type == "cpu" else LOGITS_CHUNK_BYTES
@@ -86,8 +88,8 @@ def _read_batch(model, batch):
     "Return the model's inputs, the index in its output of what predicts something, and the targets."
     device = next(model.parameters()).device
     if pack := batch.get("pack"):
-        positions = 0, torch.tensor(pack.sources, device=device)
-        return pack_inputs(pack, device), positions, torch.tensor(pack.targets, device=device)
+        sources, targets = (torch.tensor(each).to(device, non_blocking=True) for each in (pack.sources, pack.targets))
+        return pack_inputs(pack, device), (0, sources), targets
     labels = batch["labels"][:, 1:]  # what each position but the last predicts
     supervised = labels != IGNORED
     names = ["input_ids", "attention_mask"]

@@ -44,7 +44,9 @@ def varlen_calls(segments: tuple[Segment, ...]) -> tuple[VarlenCall, ...]:
         for segment in levels[level]:  # queries before it, keys before it, and what sees it
             queries += [segment.stop, segment.stop, segment.end]
             keys += [keys[-1], segment.start, segment.stop]
-        calls.append(VarlenCall((*queries, tokens, tokens), (*keys, keys[-1], tokens), causal=False))
+        calls.append(
+            VarlenCall((*queries, tokens, tokens), (*keys, keys[-1], tokens), causal=False)
+        )
     return tuple(calls)
 
 # %% ../../nbs/03_batching/08_varlen.ipynb #varlen-kernel
@@ -67,7 +69,9 @@ def _borders(call, device):
     arrays = [numpy.array(borders, numpy.int32) for borders in call[:2]]
     if not call.causal:
         queries, keys = (numpy.diff(borders) for borders in arrays)  # tokens of each run
-        arrays += [numpy.repeat(other > 0, own)[:, None, None] for own, other in ((queries, keys), (keys, queries))]
+        arrays += [
+            numpy.repeat(other > 0, own)[:, None, None] for own, other in ((queries, keys), (keys, queries))
+        ]
     queries, keys, *marks = (torch.tensor(array, device=device) for array in arrays)
     return Borders(queries, keys, call.longest(), call.causal, *(marks or (None, None)))
 

@@ -19,8 +19,7 @@ import click
 
 from ..common.display import text_table
 from ..common.errors import LabError, brief, fault_advice, plain
-from ..common.files import find_path, project_root, read_text, trusted
-from ..common.settings import read_yaml
+from ..common.files import find_path, project_root, read_text, read_yaml, trusted
 from ..config.arguments import read_settings, takes_parameters
 from ..config.schema import ExperimentConfig, default_of, field_comments
 from ..runs.folders import find_run, fresh_folder, run_folder
@@ -135,7 +134,9 @@ def settings_help() -> str:
     lines = []
     for heading, section in field_comments().items():
         lines += ["", f"\b\n{heading}:"]
-        lines += [f"  {name} [{default_of(name)}]  {comment}" for name, comment in section.items()]
+        lines += [
+            f"  {name} [{default_of(name)}]  {comment}" for name, comment in section.items()
+        ]
     return "\n".join(lines)
 
 

@@ -101,7 +101,9 @@ def check_disk() -> Iterator[Finding]:
         if free < NO_DISK_BYTES or not os.access(place, os.W_OK):
             verdict = "FAILS"
         rights = "" if os.access(place, os.W_OK) else ", but it may not be written to"
-        yield Finding("disk", verdict, f"{name} ({folder}): {free / 2**30:.1f} GiB free{rights}")
+        yield Finding(
+            "disk", verdict, f"{name} ({folder}): {free / 2**30:.1f} GiB free{rights}"
+        )
 
 
 def check_notebooks() -> Iterator[Finding]:

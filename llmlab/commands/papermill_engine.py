@@ -165,7 +165,8 @@ class LabEngine(NBClientEngine):
             return result
         except BaseException as problem:  # such as a kernel that ended when it was asked to
             if signals or isinstance(problem, KeyboardInterrupt):
-                print(f"\nInterrupted. The record is in {attempt.folder}.", file=sys.stderr)
+                way_on = "`llmlab resume` goes on with" if kind == "train" else "The record is in"
+                print(f"\nInterrupted. {way_on} {attempt.folder}.", file=sys.stderr)
                 raise KeyboardInterrupt from None
             error = _failure(problem, attempt.folder)
             raise RunFailed(error) from None

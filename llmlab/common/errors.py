@@ -28,9 +28,9 @@ def plain(text: str) -> str:
 # %% ../../nbs/13_common/01_errors.ipynb #errors-secrets
 SECRETS = {  # what lets somebody in -> what is shown of it
     r"://[^\s'\"<>@]*:[^\s'\"<>]*@|://[^\s'\"<>@/]+@": "://",
-    r"(?i)([?&;#][^=&\s]*(?:token|key|passw|pwd|secret|sig|credential|auth)[^=&\s]*=)[^&\s'\"<>#]+": r"\1***",
+    r"(?i)([?&;#][^=&\s,]*(?:token|key|passw|pwd|secret|sig|credential|auth)[^=&\s,]*=)[^&\s'\"<>#]+": r"\1***",
     r"(?i)(\bbearer |authorization['\"]?[:=]\s*['\"]?(?:basic |bearer )?)[\w+/=.~-]{6,}": r"\1***",
-    r"\b(hf_|gh[pousr]_|github_pat_|glpat-|sk-|AKIA)(?=\w*[A-Z0-9])[\w-]{8,}": r"\1***",
+    r"\b(hf_|gh[pousr]_|github_pat_|glpat-|sk-|AKIA(?=[A-Z0-9]{16}\b))(?=\w*[A-Z0-9])[\w-]{8,}": r"\1***",
 }
 
 
@@ -43,7 +43,9 @@ def without_secrets(value):  # text, or lists and dicts of it
     if not isinstance(value, str):
         return value
     for name, secret in os.environ.items():
-        if re.search("(TOKEN|PASSWORD|SECRET|KEY)$", name) and len(secret) >= 8:
+        inside = re.fullmatch(r"[\w+.-]+://(.+)@[^@]*", secret)  # of an address, whatever signs it has
+        secret = inside[1] if inside else secret
+        if (inside or re.search("(TOKEN|PASSWORD|SECRET|KEY)$", name)) and len(secret) >= 8:
             value = value.replace(secret, "***")
     for pattern, shown in SECRETS.items():
         value = re.sub(pattern, shown, value)

@@ -12,8 +12,7 @@ from collections.abc import Iterable
 import click
 
 from ..common.errors import LabError, brief
-from ..common.files import read_text
-from ..common.settings import read_yaml
+from ..common.files import read_text, read_yaml
 
 # %% ../../nbs/08_config/04_arguments.ipynb #81ba1833
 def read_settings(

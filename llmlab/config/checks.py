@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from ..common.device import has_gpu
 from ..common.errors import brief, closest, without_secrets
+from ..common.files import bundled_table
 from .passed import passed_problems
 from .schema import ExperimentConfig, default_of
 
@@ -128,6 +129,13 @@ def _late_problems(config, eval_steps):
     "Find what waits for evaluations that a run of `max_steps` ends before."
     if config.max_steps < 1 or not eval_steps:
         return
+    if config.max_steps < (config.eval_generate_steps or 0):
+        yield (f"eval_generate_steps={config.eval_generate_steps} is never reached with max_steps={config.max_steps}: "
+               "lower it.")
+    delay = config.training_args.get("eval_delay")
+    if isinstance(delay, (int, float)) and delay > config.max_steps:
+        yield (f"training_args: eval_delay={delay}, and nothing is evaluated before max_steps={config.max_steps}: "
+               "lower it.")
     count, patience = config.max_steps // eval_steps, config.early_stopping_patience
     if config.load_best_model_at_end and not count:
         yield (f"load_best_model_at_end has nothing to choose from: eval_steps={eval_steps}, and "
@@ -163,26 +171,13 @@ def _checkpoint_problems(config):
                f"but {save_steps} is none of {eval_steps}: change one of them.")
 
 # %% ../../nbs/08_config/02_checks.ipynb #4a1640a3
-OPTIMIZER_PACKAGES = {  # name begins with -> module, what to ask pip for
-    "galore": ("galore_torch", "galore-torch"),
-    "apollo": ("apollo_torch", "apollo-torch"),
-    "lomo": ("lomo_optim", "lomo-optim"),
-    "adalomo": ("lomo_optim", "lomo-optim"),
-    "grokadamw": ("grokadamw", "grokadamw"),
-    "schedule_free": ("schedulefree", "schedulefree"),
-    "stable_adamw": ("optimi", "torch-optimi"),
-    "adamw_torch_4bit": ("torchao", "torchao"),
-    "adamw_torch_8bit": ("torchao", "torchao"),
-    "adamw_anyprecision": ("torchdistx", "torchdistx (from source)"),
-    "adamw_torch_xla": ("torch_xla", "torch_xla"),
-    "adamw_torch_npu": ("torch_npu", "torch_npu"),
-}
+OPTIMIZER_PACKAGES = bundled_table("tables.yaml")["optimizers"]  # name begins with -> module, what to ask pip for
 
 
 def optimizer_problem(optim: str) -> str | None:  # None where it can be used
     "Say why an optimizer that transformers knows cannot be used here, and what to do."
     if optim.startswith("paged_") and not has_gpu():
-        unpaged = optim.removeprefix("paged_")
+        unpaged = {"paged_adamw_32bit": "adamw_torch", "paged_ademamix_32bit": "ademamix"}.get(optim, optim[6:])
         return f"optim={optim} pages between GPU and CPU memory and this machine has no GPU: use {unpaged}."
     for beginning, (module, package) in OPTIMIZER_PACKAGES.items():
         if optim.startswith(beginning) and importlib.util.find_spec(module) is None:

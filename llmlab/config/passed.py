@@ -96,7 +96,8 @@ KINDS = {  # as they are called in the table
     "count": pydantic.NonNegativeInt, "from one": pydantic.PositiveInt, "token": _Token, "tokens": list[_Token],
     "lists of tokens": list[list[_Token]],
 }
-_PISSA = typing.Annotated[str, pydantic.Field(pattern=r"^pissa_niter_\d+$")]
+_STARTS = (bool | typing.Literal["gaussian", "olora", "orthogonal", "pissa", "loftq"]  # the others start from data
+           | typing.Annotated[str, pydantic.Field(pattern=r"^pissa_niter_\d+$")])
 
 
 def _kind_of(dict_name, name) -> typing.Any:
@@ -104,8 +105,8 @@ def _kind_of(dict_name, name) -> typing.Any:
     _, word = read_table()[dict_name][name]
     if word != "stated":
         return KINDS[word]
-    kind = typing.get_type_hints(library_class(dict_name)).get(name, typing.Any)
-    return kind | _PISSA if name == "init_lora_weights" else kind
+    kinds = {**typing.get_type_hints(library_class(dict_name)), "init_lora_weights": _STARTS}
+    return kinds.get(name, typing.Any)
 
 
 def kind_problem(
@@ -204,6 +205,8 @@ def schedule_problems(
         yield f"training_args: lr_scheduler_kwargs has no effect with lr_scheduler_type={kind}: leave it out."
     if kind in ("constant", *BY_LOSS) and warmup not in (0, default_of("warmup_steps")):
         yield f"warmup_steps={warmup} has no effect with lr_scheduler_type={kind}: set constant_with_warmup, or 0."
+    elif warmup > 1 and warmup != int(warmup):
+        yield f"warmup_steps={warmup:g} is no whole number of steps: give one, or a share below 1."
     elif warmup >= max(1, steps):
         yield (f"warmup_steps={warmup:g}, and the run has {steps} steps: the learning rate would never reach its "
                "highest. Set fewer, or a share such as 0.05.")
@@ -272,9 +275,13 @@ def optimizer_problems(config: ExperimentConfig) -> Iterator[str]:
     for name in ADAM_NAMES:
         if name in config.training_args and _optimizer(config, **{name: 0.123})[1] == settings:
             yield f"training_args: {name} has no effect with optim={config.optim}: leave it out."
-    pairs = dict(pair.split("=") for pair in (given or "").replace(" ", "").split(",") if pair)
+    pairs = dict(
+        pair.split("=") for pair in (given or "").replace(" ", "").split(",") if pair
+    )
     for name in pairs:
-        others = [",".join(f"{key}={value}" for key, value in {**pairs, name: probe}.items()) for probe in ("0", "1")]
+        others = [
+            ",".join(f"{key}={value}" for key, value in {**pairs, name: probe}.items()) for probe in ("0", "1")
+        ]
         if name == "weight_decay":
             yield "training_args: optim_args: weight_decay has a parameter of its own: set weight_decay."
         elif all(_is_same(config, text, settings) for text in others):
@@ -321,7 +328,7 @@ def _generate(given):
     decoding = GenerationConfig(**{"do_sample": False, "num_beams": 1, "max_new_tokens": 2, "pad_token_id": 0,
                                    "eos_token_id": [1], **given, "min_new_tokens": given.get("min_new_tokens") and 1})
     decoding.validate(strict=True, user_set_attributes={*given})
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         model = LlamaForCausalLM(LlamaConfig(vocab_size=DRY_VOCABULARY, **sizes)).eval()
         ids = torch.arange(2, 8).reshape(2, 3)
         model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=decoding)

@@ -128,7 +128,9 @@ def check_each(
                 places[check.what].append(row["where"] + excerpt)
     for check in checks:
         if where := places[check.what]:
-            yield Finding(check.level, f"rows {check.what}", len(where), where[:PLACES_PER_REASON], check.mend)
+            yield Finding(
+                check.level, f"rows {check.what}", len(where), where[:PLACES_PER_REASON], check.mend
+            )
 
 # %% ../../nbs/01_data/07_doctor.ipynb #bc0c3a94
 def find_duplicates(

@@ -169,7 +169,9 @@ def _counts_table(report):
     head = ["", "licence", "task", "shape", "columns", "read", "dropped", "training", "share", "held out"]
     lines = []
     for part in report.parts:
-        columns = ", ".join(f"{ours} from '{theirs}'" for ours, theirs in part.columns.items())
+        columns = ", ".join(
+            f"{ours} from '{theirs}'" for ours, theirs in part.columns.items()
+        )
         lines.append([part.name, part.license, part.task, part.shape, columns, *_counts(part, report)])
     if len(lines) > 1:
         lines.append(["all", "", "", "", "", *_counts(report, report)])

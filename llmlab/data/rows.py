@@ -99,7 +99,7 @@ def match_name(names: list[str], wanted: str) -> str | None:
 
 def list_names(names: list[str], width: int = 400) -> str:
     "List names of columns in a few characters."
-    return brief(", ".join(brief(name)[1:-1] for name in names), width)[1:-1]
+    return brief(", ".join(brief(name)[1:-1] or "(no name)" for name in names), width)[1:-1]
 
 
 def _first_match(names, usual):
@@ -235,7 +235,9 @@ def _reasoning(message, speaker, reader):
     "Read what an assistant thought before it answered; note the fields of a message that are not used."
     names = [name for name in REASONING if message.get(name)]
     used = names[:1] if speaker == "assistant" else []
-    unused = [*names[len(used):], *sorted(name for name in message.keys() - _MESSAGE_FIELDS if message[name])]
+    unused = [
+        *names[len(used):], *sorted(name for name in message.keys() - _MESSAGE_FIELDS if message[name])
+    ]
     for name in unused:
         reader.note(f"hold messages with the field {brief(name, 40)}, which is not used")
     if not used:
@@ -254,7 +256,9 @@ def _join_turns(messages, reader):
         if turns and turns[-1].speaker == turn.speaker:
             before = turns.pop()
             reasoning = "\n".join(filter(None, (before.reasoning, turn.reasoning)))
-            turn = Turn(turn.speaker, f"{before.text}\n{turn.text}", before.learn and turn.learn, reasoning)
+            turn = Turn(
+                turn.speaker, f"{before.text}\n{turn.text}", before.learn and turn.learn, reasoning
+            )
             reader.note("hold consecutive messages of one role, which were joined "
                         "(and are learned only where all of them are)")
         turns.append(turn)
@@ -326,7 +330,9 @@ def make_row(
         return row
     if reader.changes:
         remarks.update(reader.changes)
-    identity = next((raw[name] for name in ("id", "guid") if name in raw and raw[name] not in (None, "")), where)
+    identity = next(
+        (raw[name] for name in ("id", "guid") if name in raw and raw[name] not in (None, "")), where
+    )
     return {"id": str(identity), **row, "group": _group(row["context"] or _opening(row)), "where": where}
 
 
@@ -380,7 +386,9 @@ def _read_pair(raw, columns, row, reader):
 
 
 def _is_pair(value, reader):
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(reader.text(text, "history") for text in value)
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(
+        reader.text(text, "history") for text in value
+    )
 
 
 def _spans(answer):

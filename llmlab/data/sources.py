@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from ..common.errors import LabError, brief, closest, entry_from, first_line
-from ..common.files import NOT_UTF8, bundled, find_path, iterate_json_lines, ordinary_file, parse_json
+from llmlab.common.files import (
+    NOT_UTF8, bundled, bundled_table, find_path, iterate_json_lines, ordinary_file, parse_json,
+)
 from ..common.settings import DataSettings
 
 # %% ../../nbs/01_data/01_sources.ipynb #4d9e4372
@@ -239,23 +241,7 @@ class DatasetPreset:
     gated: bool = False  # its terms must be accepted on the hub, with `hf auth login`
 
 
-DATASETS = {
-    "lab-ko-instruct": DatasetPreset("lab-ko-instruct.jsonl", "instruct", "Apache-2.0", bundled=True),
-    "lab-ko-mrc": DatasetPreset("lab-ko-mrc.json", "mrc", "Apache-2.0", bundled=True),
-    "koalpaca": DatasetPreset("beomi/KoAlpaca-v1.1a", "instruct", "CC BY-NC 4.0"),
-    "korquad": DatasetPreset("KorQuAD/squad_kor_v1", "mrc", "CC BY-ND 2.0 KR"),
-    "klue-mrc": DatasetPreset("klue/klue", "mrc", "CC BY-SA 4.0", config="mrc"),
-    "kullm": DatasetPreset("nlpai-lab/kullm-v2", "instruct", "Apache-2.0"),
-    "koalpaca-realqa": DatasetPreset("beomi/KoAlpaca-RealQA", "instruct", "CC BY-SA 4.0", gated=True),
-    "ko-alpaca": DatasetPreset("Bingsu/ko_alpaca_data", "instruct", "CC BY-NC 4.0"),
-    "dolly-ko": DatasetPreset("nlpai-lab/databricks-dolly-15k-ko", "instruct", "CC BY-SA 3.0", gated=True),
-    "kopen-platypus": DatasetPreset("kyujinpy/KOpen-platypus", "instruct", "CC BY 4.0"),
-    "kocommercial": DatasetPreset("MarkrAI/KoCommercial-Dataset", "instruct", "MIT"),
-    "openorca-gugugo-ko": DatasetPreset("squarelike/OpenOrca-gugugo-ko", "instruct", "MIT"),
-    "sharegpt-ko": DatasetPreset(
-        "dbdu/ShareGPT-74k-ko", "instruct", "CC BY 2.0 KR, and OpenAI's terms", data_files="*_ko_cleaned.json",
-    ),
-}
+DATASETS = {name: DatasetPreset(**fields) for name, fields in bundled_table("datasets.yaml").items()}
 
 # %% ../../nbs/01_data/01_sources.ipynb #b7ebc2cc
 @dataclass(frozen=True)

@@ -52,7 +52,9 @@ def _draw_groups(group, missing, seed):
     import numpy
 
     names, sizes = numpy.unique(group, return_counts=True)
-    draws = numpy.fromiter((draw(seed, f"{name:016x}") for name in names.tolist()), "uint64", len(names))
+    draws = numpy.fromiter(
+        (draw(seed, f"{name:016x}") for name in names.tolist()), "uint64", len(names)
+    )
     order = numpy.argsort(draws)[:-1]
     rows_before = numpy.cumsum(sizes[order]) - sizes[order]
     return names[order[rows_before < missing]]

@@ -34,7 +34,9 @@ class OpenSplit:
 
     def rows(self, report: SplitReport, limit: int | None = None) -> typing.Iterator[dict]:
         "Read and check the rows, or the first `limit` of them."
-        source, checks = islice(self.read(), limit), (self.task, self.column_mapping, self.strict, self.compose_hangul)
+        source, checks = islice(self.read(), limit), (
+            self.task, self.column_mapping, self.strict, self.compose_hangul
+        )
         return check_rows(source, report, *checks)
 
     def fresh_report(self) -> SplitReport:

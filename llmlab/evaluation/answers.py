@@ -14,9 +14,10 @@ from pathlib import Path
 from ..common.errors import LabError, brief, lookup
 from ..common.files import bundled, find_path, iterate_json_lines, ordinary_file
 from ..common.settings import AnswerSettings, TaskSettings, takes_settings
+from ..data.rows import compose_hangul
 from .generation import generate_answers, generate_scored
 from .tasks import find_task, task_name, task_of
-from ..tokens.prompts import find_prompt, render
+from ..tokens.prompts import find_prompt, render, spoken
 from ..tokens.tokenize import tokenize
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #4c80cb0b
@@ -64,7 +65,7 @@ def answer_rows(
             row = encoded.row_of[window]
             if row not in surest or answer.log_probability > surest[row].log_probability:
                 surest[row] = answer
-    return [surest[row].text for row in sorted(surest)]
+    return [spoken(encoded.encoder.prompt, tokenizer, surest[row].text) for row in sorted(surest)]
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #85b02a44
 @takes_settings("task")
@@ -161,13 +162,14 @@ def _with_ending(values, ending):
 # %% ../../nbs/05_evaluation/04_answers.ipynb #e1c096e4
 def load_questions(
     question_set: str | None,  # the parameter
+    compose: bool = True,  # put Hangul in pieces together, as in the rows
 ) -> list[dict]:  # rows in the lab's shape, with their kind; [] for None
     "Read a set of fixed questions."
     if question_set is None:
         return []
     path = _find_question_set(question_set)
     place = f"question_set={path.name}"
-    rows = [_read_question(row, number, place) for number, row in iterate_json_lines(path, place)]
+    rows = [_read_question(row, number, place, compose) for number, row in iterate_json_lines(path, place)]
     counts = Counter(row["id"] for row in rows)
     for row in rows:
         if counts[row["id"]] > 1:
@@ -187,12 +189,17 @@ def _find_question_set(question_set) -> Path:
     return ordinary_file(path, "question_set")
 
 
-def _read_question(row, number, place) -> dict:
+def _read_question(row, number, place, compose) -> dict:
     "Bring a line of a set of questions into the lab's shape."
-    texts = {name: row.get(name) or "" for name in ("kind", "context", "question", "input", "answer")}
+    texts = {
+        name: row.get(name) or "" for name in ("kind", "system", "context", "question", "input", "answer")
+    }
     for name, text in texts.items():
         if not isinstance(text, str):
             raise LabError(f"{place}, line {number}: {name} is {brief(text)}, and must be text.")
+        texts[name] = compose_hangul(text) if compose else text
+    if "history" in row:
+        raise LabError(f"{place}, line {number}: a fixed question has no history; ask it alone, or leave the line out.")
     if not texts["question"].strip():
         raise LabError(f"{place}, line {number}: each line is an object with at least a question, "
                        "{\"question\": ...}.")
@@ -215,7 +222,8 @@ def answer_questions(
         spans = render(prompt, {**row, "answer": row["answer"] or "답"}, tokenizer)
         example = tokenize(spans, tokenizer, chat=prompt.chat)
         prompts.append(list(example.input_ids[:example.prompt_length]))
-    return generate_answers(model, tokenizer, prompts, length, settings)
+    answers = generate_answers(model, tokenizer, prompts, length, settings)
+    return [spoken(prompt, tokenizer, answer) for answer in answers]
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #bf9bd43e
 def question_text(row: dict) -> str:

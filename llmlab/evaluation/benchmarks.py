@@ -27,10 +27,8 @@ def find_benchmarks(
     try:
         from lm_eval.tasks import TaskManager, get_task_dict
     except ImportError:
-        raise LabError(
-            f"lm_eval_tasks={tasks}: lm-eval is not installed. "
-            "Run `pip install 'llmlab[eval]'`, or set lm_eval_tasks to []."
-        ) from None
+        raise LabError(f"lm_eval_tasks={tasks}: lm-eval is not installed. Run `pip install 'llmlab[eval]'`, or set "
+                       "lm_eval_tasks to [].") from None
     files = {name: ordinary_file(name, "lm_eval_tasks") for name in tasks if name.endswith((".yaml", ".yml"))}
     names = [lm_eval_task_name(files[name]) if name in files else name for name in tasks]
     folders = [str(path.parent) for path in files.values()]

@@ -41,7 +41,7 @@ class Exam:
         self.held_out = held_out
         self.settings = settings
         self.numbers = list(range(len(held_out.rows))) if all_rows else rows_to_answer(held_out.rows, settings)
-        self.questions = load_questions(settings.question_set)
+        self.questions = load_questions(settings.question_set, getattr(settings, "compose_hangul", True))
 
     def take(self) -> Answers:
         "Let the model answer, as it is now."

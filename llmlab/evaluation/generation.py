@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEPT_HABITS', 'MIN_SHARED_TOKENS', 'turn_end', 'generation_settings', 'group_prompts', 'SharedPrefix', 'batch_cache',
-           'can_share_prefix', 'LogProbabilities', 'eval_mode', 'Answer', 'generate_batch', 'before_stop',
-           'generate_scored', 'generate_answers']
+           'can_share_prefix', 'LogProbabilities', 'eval_mode', 'Answer', 'generate_batch', 'answer_text',
+           'before_stop', 'generate_scored', 'generate_answers']
 
 # %% ../../nbs/05_evaluation/03_generation.ipynb #evaluation-generation-imports
 import random
@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..batching.forest import common_length
+from ..common.device import own_cards
 from ..common.errors import LabError
 from ..common.settings import AnswerSettings, takes_settings
+from ..models.reader import check_token_ids
 
 # %% ../../nbs/05_evaluation/03_generation.ipynb #48b53fec
 @lru_cache(maxsize=8)
@@ -58,6 +60,7 @@ def generation_settings(
         ends |= {tokenizer.eos_token_id, turn_end(tokenizer)} - {None}
     arguments["eos_token_id"] = sorted(ends)
     arguments["stop_strings"] = [stop for stop in stops if stop not in vocabulary] or None
+    check_token_ids(arguments, model.get_input_embeddings().weight.shape[0], "generation_args")
     try:
         if arguments["num_beams"] > 1:  # beams keep their own scores
             arguments |= {"return_dict_in_generate": True, "output_scores": True}
@@ -101,7 +104,9 @@ def _split(prompts, order) -> Iterator[tuple[int, list[int]]]:
         if common_length(prompts[previous], prompts[index]) < shared + MIN_SHARED_TOKENS:
             runs.append([])
         runs[-1].append(index)
-    alone = sorted((run[0] for run in runs if len(run) == 1), key=lambda index: len(prompts[index]))
+    alone = sorted(
+        (run[0] for run in runs if len(run) == 1), key=lambda index: len(prompts[index])
+    )
     if alone:
         yield min(shared, len(prompts[alone[0]]) - 1), alone
     for run in runs:
@@ -134,7 +139,9 @@ class SharedPrefix:
 
         padding = (0, 0, width - count, 0)
         layers = self.cache.layers
-        return [(pad(layer.keys[:, :, :count], padding), pad(layer.values[:, :, :count], padding)) for layer in layers]
+        return [
+            (pad(layer.keys[:, :, :count], padding), pad(layer.values[:, :, :count], padding)) for layer in layers
+        ]
 
 # %% ../../nbs/05_evaluation/03_generation.ipynb #31fabb46
 def batch_cache(
@@ -212,7 +219,7 @@ def eval_mode(model):
     import torch
 
     was_training, python_state, numpy_state = model.training, random.getstate(), numpy.random.get_state()
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(own_cards()), torch.no_grad():
         torch.manual_seed(0)
         model.eval()
         try:
@@ -260,18 +267,30 @@ def generate_batch(
         ended = [_until_end(row, width, tokenizer, decoding) for row in output]
         steps = torch.cat(log_probabilities.steps, 1)
         means = [row[:count].mean() for row, (count, _) in zip(steps, ended)]
-    return [Answer(text.strip(), float(mean)) for (_, text), mean in zip(ended, means)]
+    return [Answer(text.rstrip(), float(mean)) for (_, text), mean in zip(ended, means)]
 
 
 def _until_end(row, start, tokenizer, decoding) -> tuple[int, str]:
     "Count the tokens of a row from `start` up to and with its first end; return its text too, without end."
     answer = row[start:].tolist()
-    count = next((place for place, token in enumerate(answer, start=1) if token in decoding.eos_token_id), len(answer))
-    text = tokenizer.decode(answer[:count], skip_special_tokens=True)
+    count = next(
+        (place for place, token in enumerate(answer, start=1) if token in decoding.eos_token_id), len(answer)
+    )
+    text = answer_text(answer[:count], tokenizer, row[start - 1:start].tolist())
     before = before_stop(text, decoding)
     while before != text and answer[count - 1] == tokenizer.pad_token_id:
         count -= 1
     return count, before
+
+
+def answer_text(
+    answer: list[int],  # tokens
+    tokenizer,
+    before: list[int],  # the last token of its prompt: at the beginning of a text, some tokenizers drop a space
+) -> str:
+    "Decode an answer as it stands behind its prompt: with the first indentation that it may have learned."
+    opening = tokenizer.decode(before, skip_special_tokens=True)
+    return tokenizer.decode([*before, *answer], skip_special_tokens=True)[len(opening):]
 
 
 def before_stop(

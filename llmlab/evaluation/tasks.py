@@ -98,7 +98,6 @@ def _check_rows(rows, task):
     for row in rows.select_columns(sorted(columns)):
         for column in needs[row["task"]]:
             if not row[column]:
-                raise LabError(
-                    f"task={task_name(task_of(row, task))} needs a {column} in every row, and {row['where']} has none: "
-                    f"choose another task, or say which column it is: column_mapping={{{column}: ...}}."
-                )
+                raise LabError(f"task={task_name(task_of(row, task))} needs a {column} in every row, and "
+                               f"{row['where']} has none: choose another task, or say which column it is: "
+                               f"column_mapping={{{column}: ...}}.")

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.errors import LabError, brief, entry_from, lookup
-from ..common.files import ordinary_file, read_text, trusted
-from ..common.settings import read_yaml
+from ..common.files import ordinary_file, read_text, read_yaml, trusted
 from ..data.sources import DATASETS, DatasetPreset
 from ..evaluation.tasks import TASKS, Task
 from ..models.presets import MODELS, ModelPreset
@@ -70,7 +69,9 @@ def _run(path, content):
     except LabError as error:
         problem = f": {error}"
     except BaseException as error:  # whatever a user's file does wrong, among it `sys.exit()`
-        words = [f", line {_line_of(error, path)}", type(error).__name__, brief(str(error), 300)[1:-1]]
+        words = [
+            f", line {_line_of(error, path)}", type(error).__name__, brief(str(error), 300)[1:-1]
+        ]
         problem = ": ".join(filter(None, words)) + ". Mend the file."
     if problem:
         for section, entries in before.items():

@@ -32,7 +32,9 @@ def preset_memory(preset: ModelPreset) -> dict[str, int]:  # bytes; {} where siz
     model, total = empty_model(preset), preset.parameters
     blocks = sum(layer.weight.numel() for layer in block_layers(model).values())
     rest = total - blocks
-    weights = {"float32": 4 * total, "bfloat16": 2 * total, "4-bit": int(blocks * 4.5 / 8) + 2 * rest}
+    weights = {
+        "float32": 4 * total, "bfloat16": 2 * total, "4-bit": int(blocks * 4.5 / 8) + 2 * rest
+    }
     tokens = default_of("per_device_train_batch_size") * default_of("max_length")
     values = 10 * model.config.hidden_size + 4 * model.config.intermediate_size
     activations = 2 * tokens * model.config.num_hidden_layers * values

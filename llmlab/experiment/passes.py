@@ -155,7 +155,9 @@ def shorten(example: Example, length: int) -> Example:
     if len(example.input_ids) <= length:
         return example
     spans = tuple((start, min(stop, length)) for start, stop in example.learned if start < length)
-    return Example(example.input_ids[:length], min(example.prompt_length, length), spans or ((length - 1, length),))
+    return Example(
+        example.input_ids[:length], min(example.prompt_length, length), spans or ((length - 1, length),)
+    )
 
 
 def cut_evaluation(batcher: Batcher, examples: list[Example]) -> tuple[list[dict], int]:  # batches; tokens of all

@@ -187,7 +187,9 @@ def one_of_each_kind(encoded: Encoded, limit: int = 4) -> list[int]:  # numbers 
     "Find the first example of each source, task and shape."
     rows = {}
     for number, row in enumerate(encoded.rows.select_columns(["source", "task", "history", "system"])):
-        rows.setdefault((row["source"], row["task"], bool(row["history"]), bool(row["system"])), number)
+        rows.setdefault(
+            (row["source"], row["task"], bool(row["history"]), bool(row["system"])), number
+        )
     return [bisect_left(encoded.row_of, number) for number in list(rows.values())[:limit]]
 
 # %% ../../nbs/09_experiment/04_preview.ipynb #204e42a4
@@ -200,7 +202,9 @@ _TOKEN_FACTS = {  # of `TokenReport.to_dict`: how a table names it
 
 def preview_tables(preview: Preview) -> Iterator[tuple[list[str], list[list]]]:  # head and rows of each
     "Lay out the counts of a preview."
-    parts = [[part.name, part.license, part.task, part.shape, *_row_counts(part)] for part in preview.report.parts]
+    parts = [
+        [part.name, part.license, part.task, part.shape, *_row_counts(part)] for part in preview.report.parts
+    ]
     if len(parts) > 1:
         parts.append(["all", "", "", "", *_row_counts(preview.report)])
     yield ["rows of", "licence", "task", "shape", "read", "left out", "training", "held out"], parts
@@ -267,7 +271,9 @@ def plot_lengths(*reports: TokenReport):  # matplotlib Figure
     lengths = [list(report.lengths) for report in reports]
     weights = [list(report.lengths.values()) for report in reports]
     colors, names = ["#90a4ae", "#d84315"], ["training (학습)", "held out (검증)"]
-    axes.hist(lengths, 40, weights=weights, stacked=True, color=colors[:len(reports)], label=names[:len(reports)])
+    axes.hist(
+        lengths, 40, weights=weights, stacked=True, color=colors[:len(reports)], label=names[:len(reports)]
+    )
     max_length = reports[0].max_length
     if max_length <= 1.3 * max(map(max, lengths)):
         axes.axvline(max_length, color="#111", linestyle="--", label="max_length")
@@ -373,7 +379,9 @@ def show_preview(preview: Preview):  # an object that Jupyter shows
     page.append(figure_html(plot_lengths(preview.train.tokens, preview.held_out.tokens)))
     findings = []
     for each in preview.findings:
-        findings.append([each.level, each.rows or None, each.what, "\n".join(each.where[:5]), each.mend])
+        findings.append(
+            [each.level, each.rows or None, each.what, "\n".join(each.where[:5]), each.mend]
+        )
     page.append(show_table(findings, ["", "rows", "what", "where", "what to do"]).data)
     for index in preview.examples:
         page.append(f"<p>What the model sees of {html.escape(_place(preview, index))}:</p>")

@@ -31,14 +31,13 @@ def open_choices(config: ExperimentConfig, data: Data, checkpoint: Checkpoint) -
     dtype = str(choose_dtype(config.dtype, config.fp16)).removeprefix("torch.")
     task = choose_task(config.task, data)
     choices = {"task": task, "prompt": choose_prompt(config.prompt, checkpoint.preset), "dtype": dtype}
+    choices |= {"fp16": config.fp16, "bf16": config.bf16}  # see `master_weights`
     choices["num_threads"] = config.num_threads or torch.get_num_threads()
     choices["template_day"] = choose_day(checkpoint.path, find_prompt(choices["prompt"]).chat, config)
     if task != "auto":
         choices["max_new_tokens"] = config.max_new_tokens or find_task(task).max_new_tokens
     if config.use_peft:
         choices["target_modules"] = choose_targets(config.target_modules, checkpoint)
-    if not config.use_peft or config.modules_to_save:  # see `master_weights`
-        choices |= {"fp16": config.fp16, "bf16": config.bf16}
     if config.load_in_4bit:
         choices["bnb_4bit_compute_dtype"] = config.bnb_4bit_compute_dtype or dtype
     if config.eval_strategy == "steps":

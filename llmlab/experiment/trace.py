@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Trainer
 
@@ -24,7 +25,7 @@ from ..config.schema import ExperimentConfig
 from .meta_model import Blueprint, build_meta_model, place_meta_model
 from .meter import Meter, count_bytes
 from .passes import Passes, pass_tokens, supervised_tokens
-from ..models.checkpoints import choose_dtype, count_parameters, master_weights
+from ..models.checkpoints import choose_dtype, compute_in_half, count_parameters, master_weights
 from ..models.experts import model_notes
 from ..training.trainer import training_arguments
 
@@ -41,7 +42,9 @@ def without_content(batch: dict, mode: FakeTensorMode, device: str) -> dict:
             return batch
         row = torch.ones((1, pass_tokens(batch)), dtype=torch.long)
         batch = {"input_ids": row, "attention_mask": row, "labels": row}
-    outside = {name: mode.from_tensor(values.to("cpu")).to(device) for name, values in batch.items()}
+    outside = {
+        name: mode.from_tensor(values.to("cpu")).to(device) for name, values in batch.items()
+    }
     if batch["attention_mask"].all():  # then no mask is made
         outside["attention_mask"] = None
     return outside
@@ -118,7 +121,9 @@ def trace_run(config: ExperimentConfig, blueprint: Blueprint, passes: Passes) ->
     with mode:
         tensors = place_meta_model(model, device)
         lm_head = find_meta_head(model.eval())
-        _autocast(model, config, device)
+        compute_in_half(model, config)
+        if config.bf16 or config.fp16:
+            model.forward = convert_outputs_to_fp32(model.forward)  # as accelerate does
         evaluated = Meter(eval_supervised, vocab_size, tensors)
         with evaluated, torch.no_grad(), batch_mode(model, evaluation):
             loss_of_answers(model, lm_head, evaluation)
@@ -132,15 +137,6 @@ def trace_run(config: ExperimentConfig, blueprint: Blueprint, passes: Passes) ->
     return Trace(parameters, phases, {"train": trained.operations, "evaluation": evaluated.operations}, notes)
 
 # %% ../../nbs/09_experiment/09_trace.ipynb #trace-parts
-def _autocast(model, config, device):
-    "Let a model compute in half precision, as accelerate does where fp16 or bf16 asks for it."
-    from accelerate.utils import convert_outputs_to_fp32
-
-    if config.bf16 or config.fp16:
-        dtype = torch.bfloat16 if config.bf16 else torch.float16
-        model.forward = convert_outputs_to_fp32(torch.autocast(device, dtype)(model.forward))
-
-
 def _watch_gradients(model, meter: Meter, waiting: bool):
     "Count gradients under their own name; where a step has several passes, those of earlier ones wait already."
     for parameter in model.parameters():
@@ -186,9 +182,13 @@ def trace_quickly(config: ExperimentConfig, blueprint: Blueprint, passes: Passes
     three = trace_run(config, first_layers(blueprint, 3), passes)
 
     def deeper(small, large):
-        return {name: small.get(name, 0) + (depth - 2) * (large[name] - small.get(name, 0)) for name in large}
+        return {
+            name: small.get(name, 0) + (depth - 2) * (large[name] - small.get(name, 0)) for name in large
+        }
 
-    phases = {phase: Counter(deeper(parts, three.phases[phase])) for phase, parts in two.phases.items()}
+    phases = {
+        phase: Counter(deeper(parts, three.phases[phase])) for phase, parts in two.phases.items()
+    }
     return Trace(deeper(two.parameters, three.parameters), phases, deeper(two.operations, three.operations))
 
 
@@ -204,7 +204,9 @@ def first_layers(blueprint: Blueprint, depth: int) -> Blueprint:
 def probe_seconds(config: ExperimentConfig, blueprint: Blueprint, batch: dict) -> float:
     "Estimate the seconds of a pass of the whole model, forward and backward: time slices, and add them up."
     device = own_device()
-    batch = batch | {name: values.to(device) for name, values in batch.items() if isinstance(values, torch.Tensor)}
+    batch = batch | {
+        name: values.to(device) for name, values in batch.items() if isinstance(values, torch.Tensor)
+    }
     layers = blueprint.architecture.num_hidden_layers
     shallow, deep = 1, min(3, layers)
     seconds = _time_slice(config, first_layers(blueprint, shallow), batch, device)
@@ -220,10 +222,10 @@ def _time_slice(config, blueprint, batch, device) -> float:
     model = build_meta_model(config, blueprint)
     place_meta_model(model, device)
     lm_head, fastest = find_meta_head(model), math.inf
-    dtype = torch.bfloat16 if config.bf16 else torch.float16
+    compute_in_half(model, config)
     for _ in range(3):
         started = time.perf_counter()
-        with batch_mode(model, batch), torch.autocast(device, dtype, enabled=config.bf16 or config.fp16):
+        with batch_mode(model, batch):
             loss = loss_of_answers(model.train(), lm_head, batch)[0]
         loss.backward()
         loss.item()

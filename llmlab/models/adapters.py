@@ -105,7 +105,9 @@ def _matches(expression, names, parameter):
 def table_names(model) -> list[str]:
     "Name the layers that have a row a token: the embedding and the lm_head."
     tables = [model.get_input_embeddings(), model.get_output_embeddings()]
-    return [name.rsplit(".", 1)[-1] for table in tables for name, layer in model.named_modules() if layer is table]
+    return [
+        name.rsplit(".", 1)[-1] for table in tables for name, layer in model.named_modules() if layer is table
+    ]
 
 # %% ../../nbs/07_models/03_adapters.ipynb #39d022c2
 NAMED_AS_IN_PEFT = {
@@ -176,7 +178,8 @@ def _check_parameters(model, options):
                        f"[{', '.join(linear_layers(model))}].")
 
 
-IGNORED = r".*(were set but no|no modules were excluded|will be ignored|were ignored)"  # in peft's warnings
+IGNORED = (r".*(were set but no|no modules were excluded|will be ignored|were ignored|has no bias|"
+           r"no tied modules were)")  # in peft's warnings
 
 
 def _adapt(model, options):
@@ -206,6 +209,11 @@ def _check_effects(adapted, lora):
         raise LabError(f"fan_in_fan_out=true has no effect on {family}, which keeps its weights as (out, in): leave it "
                        "out.")
     trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    layers = lora.lora_args.get("layers_to_transform") or []
+    for number in layers if isinstance(layers, list) else [layers]:
+        if not any(f".{number}." in name for name in trained):
+            raise LabError(f"lora_args: layers_to_transform: {family} has no layer {number} that gets LoRA: they count "
+                           "from 0. Leave it out.")
     if lora.bias != "none" and not any(name.endswith("bias") and ".lora_" not in name for name in trained):
         warnings.warn(f"bias={lora.bias} has no effect: the layers of {family} that it is about have no biases. Leave "
                       "it at none.", stacklevel=3)
@@ -238,13 +246,15 @@ def tied(model) -> bool:
 
 
 def _prepare(model, checkpoint_activations):
-    "Ready a model for training: quantized ones in float32 outside of blocks and experts, activations made again."
+    "Ready a model for training: quantized ones with norms in float32, activations made again."
     from peft import prepare_model_for_kbit_training
 
     if getattr(model, "is_quantized", False):
-        takes_half = model.config._experts_implementation != "eager"
-        kept = [(weight, weight.data) for weight in expert_weights(model).values() if takes_half]
-        for weight, content in kept:  # most of the model, which would take twice the memory in float32
+        tables = {model.get_input_embeddings(), model.get_output_embeddings()} - {None}
+        kept = [(table.weight, table.weight.data) for table in tables if table.weight.is_floating_point()]
+        if model.config._experts_implementation != "eager":
+            kept += [(weight, weight.data) for weight in expert_weights(model).values()]
+        for weight, content in kept:  # most of what is not quantized, which would take twice the memory in float32
             weight.data = content.new_empty(0)
         prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         for weight, content in kept:

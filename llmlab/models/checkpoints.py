@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TEXT_SIDE', 'CONSTANTS', 'check_model_name', 'load_config', 'fetch_from_hub', 'weights_cache', 'unpack_weights',
-           'Checkpoint', 'locate_model', 'load_tokenizer', 'choose_dtype', 'master_weights', 'make_quantization',
-           'load_base_model', 'check_report', 'quiet_transformers', 'hash_weights', 'count_parameters',
-           'describe_model', 'show_model']
+           'Checkpoint', 'locate_model', 'load_tokenizer', 'choose_dtype', 'master_weights', 'compute_in_half',
+           'make_quantization', 'load_base_model', 'check_report', 'quiet_transformers', 'hash_weights',
+           'count_parameters', 'describe_model', 'show_model']
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #models-checkpoints-imports
 import hashlib
@@ -21,7 +21,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.device import has_gpu
+from ..common.device import device_for_model, has_gpu
 from ..common.display import show_table
 from ..common.errors import LabError, brief, closest, label
 from ..common.files import find_path, trusted
@@ -29,7 +29,7 @@ from ..common.settings import ModelSettings, TokenizerSettings, WeightSettings, 
 from .experts import model_notes
 from .clock import with_day
 from .presets import MODELS, ModelPreset, architecture_config, find_model_preset
-from .reader import PICKLE_PROBLEM, check_adapter, check_folder, check_tokenizer, reading
+from .reader import PICKLE_PROBLEM, check_adapter, check_folder, check_token_ids, check_tokenizer, reading
 from .reader import knows_token, read_habits, read_object, read_settings
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #f30fe8d9
@@ -66,6 +66,8 @@ def load_config(folder: str | Path):  # transformers.PretrainedConfig
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         text = config.get_text_config(decoder=True)
         text.return_dict = config.return_dict = True  # tuples have no names
+    if "flash" in str(text._attn_implementation):  # which may not be here: somebody else's choice
+        text._attn_implementation = config._attn_implementation = None
     known = [kind for kind in (text, config) if type(kind) in MODEL_FOR_CAUSAL_LM_MAPPING]
     if not known or config.is_encoder_decoder:
         raise LabError(f"model: {file} is of a {config.model_type}, and that is no model that continues a text "
@@ -302,26 +304,43 @@ def choose_dtype(
     dtype: str,  # the parameter
     fp16: bool,  # mixed precision in float16 is on
 ):  # torch.dtype
-    "Resolve `dtype`: float32 on a CPU; on a GPU bfloat16, or float16 under fp16 training."
+    "Resolve `dtype`: float32 on a CPU; on a GPU bfloat16, or float16 under fp16 training and where it has no other."
     import torch
 
     if dtype != "auto":
         return getattr(torch, dtype)
     if not has_gpu():
         return torch.float32
-    return torch.float16 if fp16 else torch.bfloat16
+    emulated = not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if fp16 or emulated else torch.bfloat16
 
 
 def master_weights(config):  # llmlab.config.schema.ExperimentConfig, of which another comes back where it must
-    "Keep weights that are trained themselves in float32, and let them compute in the 16 bits that were asked for."
+    "Keep weights that are trained themselves in float32, and compute in the 16 bits of the others beside them."
     import torch
 
-    dtype = choose_dtype(config.dtype, config.fp16)
-    lora_alone = config.use_peft and (config.load_in_4bit or config.load_in_8bit or not config.modules_to_save)
-    if lora_alone or dtype.itemsize > 2:
+    dtype, quantized = choose_dtype(config.dtype, config.fp16), config.load_in_4bit or config.load_in_8bit
+    lora_alone = config.use_peft and (quantized or not config.modules_to_save and config.bias == "none")
+    if dtype.itemsize > 2 or lora_alone and not (quantized or has_gpu()):
         return config
     half = {"bf16" if dtype == torch.bfloat16 else "fp16": True}
-    return config.model_copy(update={"dtype": "float32", **({} if config.fp16 or config.bf16 else half)})
+    chosen = {} if config.fp16 or config.bf16 else half
+    return config.model_copy(update=chosen if lora_alone else {"dtype": "float32", **chosen})
+
+
+def compute_in_half(
+    model,  # transformers or peft model
+    config,  # llmlab.config.schema.ExperimentConfig
+):  # the same model
+    "Have a model compute in the 16 bits that bf16 or fp16 asks for, whoever calls it: trainer, check or question."
+    import torch
+
+    if config.bf16 or config.fp16:
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base.computes_in = torch.bfloat16 if config.bf16 else torch.float16
+        for layer in {base, model.get_output_embeddings()} - {None}:
+            layer.forward = torch.autocast(model.device.type, base.computes_in)(layer.forward)
+    return model
 
 
 @takes_settings()
@@ -354,6 +373,7 @@ def load_base_model(
     path: str | Path,  # checkpoint folder
     dtype,  # torch.dtype
     quantization=None,  # transformers.BitsAndBytesConfig
+    device: int | str | None = None,  # otherwise as `device_for_model` says
 ):  # transformers.PreTrainedModel
     "Load the weights of a causal language model; of a model with vision or sound, its text side."
     from transformers import AutoModelForCausalLM
@@ -370,14 +390,21 @@ def load_base_model(
     options = {"config": config, "dtype": dtype, "generation_config": habits, "trust_remote_code": False,
                "use_safetensors": None if trusted() else True,
                "output_loading_info": True, "ignore_mismatched_sizes": True}
-    if quantization:
-        options |= {"quantization_config": quantization, "device_map": {"": 0 if has_gpu() else "cpu"}}
+    device = device_for_model() if device is None else device
+    if quantization or device != "cpu":
+        options |= {"quantization_config": quantization, "device_map": {"": device}}
     if only_text:
         options["key_mapping"] = TEXT_SIDE
     what = f"model: the weights in {path} cannot be loaded as {config.model_type}'s"
     with quiet_transformers(), reading(what, "Mend config.json, or get it and the weights again."):
         model, report = AutoModelForCausalLM.from_pretrained(path, **options)
     check_report(model, report, path, only_text)
+    check_token_ids(habits.to_dict(), config.vocab_size, f"model: {path} (generation_config.json)")
+    tables = [getattr(table, "weight", None) for table in (model.get_input_embeddings(), model.get_output_embeddings())]
+    if getattr(config, "tie_word_embeddings", False) and model._tied_weights_keys and tables[0] is not tables[1]:
+        warnings.warn("config.json calls embedding and lm_head one matrix (tie_word_embeddings), and the weights hold "
+                      "two that differ: they stay two, and what is exported says so.")
+        model.config.tie_word_embeddings = False
     if only_text:
         model._weight_conversions = []  # saved as what it now is, a text model
     for module in model.modules():

@@ -28,7 +28,9 @@ def with_day(
         return template
     today = datetime.date.fromisoformat(day) if day else datetime.date.today()
     moment = datetime.datetime.combine(today, datetime.time())
-    return re.sub(ASKS_FOR_DAY, lambda found: f"{found[1]}{moment.strftime(found[2])}{found[1]}", template)
+    return re.sub(
+        ASKS_FOR_DAY, lambda found: f"{found[1]}{moment.strftime(found[2])}{found[1]}", template
+    )
 
 # %% ../../nbs/07_models/06_clock.ipynb #models-clock-asks
 TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.j*", "additional_chat_templates/*")

@@ -94,7 +94,9 @@ def model_notes(
     asked = config.get("output_router_logits") or "z_loss_coefficient" in config
     losses = [name for name in FURTHER_LOSSES if asked and config.get(name)]
     if losses:
-        named = "; ".join(f"{FURTHER_LOSSES[name]} ({name}={config[name]})" for name in losses)
+        named = "; ".join(
+            f"{FURTHER_LOSSES[name]} ({name}={config[name]})" for name in losses
+        )
         notes["router's loss"] = (f"left out: {named}, of output_router_logits in config.json. It hangs on which "
                                   "tokens share a pass; training here learns from answers alone")
     layers = next((name for name in FURTHER_LAYERS if config.get(name)), None)
@@ -113,7 +115,9 @@ def _about_experts(model):
     kinds = ", ".join(sorted({str(weight.dtype).removeprefix("torch.") for weight in experts.values()}))
     places = {_place(name.rpartition(".")[0]) for name in experts}
     adapters = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
-    added = sum(weight.numel() for name, weight in adapters.items() if _place(name.partition(".lora_")[0]) in places)
+    added = sum(
+        weight.numel() for name, weight in adapters.items() if _place(name.partition(".lora_")[0]) in places
+    )
     learning = "frozen, without adapters (target_modules=all-linear adds them)"
     if added:
         learning = f"with LoRA of {added:,} weights"

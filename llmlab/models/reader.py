@@ -6,7 +6,7 @@
 __all__ = ['LFS', 'AGAIN', 'MOST_PARTS', 'SIZES', 'UNPACKED', 'INDEX', 'PICKLES', 'PICKLE_PROBLEM', 'OBJECTS', 'VOCABULARIES',
            'USED_HABITS', 'NO_HABITS', 'check_beginning', 'read_object', 'reading', 'check_parts', 'read_settings',
            'weight_files', 'check_weights', 'check_tensors', 'check_folder', 'check_adapter', 'load_adapter',
-           'check_tokenizer', 'knows_token', 'read_habits']
+           'check_tokenizer', 'knows_token', 'read_habits', 'check_token_ids']
 
 # %% ../../nbs/07_models/00_reader.ipynb #models-reader-imports
 import json
@@ -158,8 +158,10 @@ def check_tensors(file: Path):
 
     check_beginning(file)
     with reading(f"model: {file} is damaged or cut short"), safe_open(file, "pt") as weights:
-        kinds = {weights.get_slice(name).get_dtype() for name in weights.keys()}
-    if packed := [kind for kind in kinds if re.match("F[468]_", kind)]:
+        kinds = {
+            (weights.get_slice(name).get_dtype(), name.endswith(".weight")) for name in weights.keys()
+        }
+    if packed := [kind for kind, weighs in kinds if re.match(r"F[468]_|[IU]\d" if weighs else "F[468]_", kind)]:
         raise LabError(f"model: {file} holds weights of {packed[0]}, which are nothing without their scales. "
                        f"{UNPACKED}")
 
@@ -273,7 +275,23 @@ def read_habits(folder: str | Path):  # transformers.GenerationConfig, and the n
     used = {name: _checked(file, name, values.pop(name)) for name in USED_HABITS if name in values}
     unused = [name for name, value in values.items()
               if not re.match(NO_HABITS, name) and value not in (None, usual.get(name))]
-    return GenerationConfig(**{name: value for name, value in used.items() if value is not None}), unused
+    return GenerationConfig(
+        **{name: value for name, value in used.items() if value not in (None, [])}
+    ), unused
+
+
+def check_token_ids(
+    settings: dict,  # of GenerationConfig
+    rows: int,  # tokens that the model knows
+    place: str,  # where they were given, for the message
+):
+    "Raise a `LabError` for the number of a token that the model does not have."
+    for name in ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids",
+                 "sequence_bias"):
+        numbers = map(int, re.findall(r"(?<![.\d])\d+(?![.\d])", str(settings.get(name))))
+        beyond = [number for number in numbers if number >= rows]
+        if beyond:
+            raise LabError(f"{place}: {name} names the token {beyond[0]}, and the model has {rows}. Mend or delete it.")
 
 
 def _checked(file, name, value):

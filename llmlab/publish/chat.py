@@ -16,14 +16,14 @@ import threading
 from pathlib import Path
 from typing import Iterator
 
-from ..common.device import has_gpu
 from ..common.errors import LabError, closest
-from ..common.files import find_path
+from ..common.files import find_path, read_text
 from ..common.settings import AnswerSettings, takes_settings
-from ..evaluation.generation import before_stop, generation_settings
+from ..data.rows import compose_hangul
+from ..evaluation.generation import answer_text, before_stop, generation_settings
 from ..models.checkpoints import choose_dtype, load_base_model, load_tokenizer, locate_model
 from ..runs.finished import FinishedRun, load_trained
-from ..tokens.prompts import Prompt, choose_prompt, find_prompt
+from ..tokens.prompts import Prompt, choose_prompt, find_prompt, spoken
 from ..tokens.tokenize import asked_ids
 
 # %% ../../nbs/10_publish/03_chat.ipynb #7960c3d6
@@ -32,13 +32,13 @@ class TokenStream:
 
     def __init__(self):
         self.queue = queue.Queue()
-        self.has_prompt = False
+        self.before = []  # the last token of the prompt
 
     def put(self, ids):
         "Take new tokens; the first are the prompt."
-        if self.has_prompt:
+        if self.before:
             self.queue.put(ids.flatten().tolist())
-        self.has_prompt = True
+        self.before = self.before or ids.flatten().tolist()[-1:]
 
     def end(self):
         "Say that there are no more."
@@ -49,7 +49,7 @@ class TokenStream:
         tokens, shown = [], ""
         for new_tokens in iter(self.queue.get, None):
             tokens += new_tokens
-            text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            text = answer_text(tokens, tokenizer, self.before).rstrip()
             is_whole = not text.endswith("\ufffd")  # the mark of a character that is not whole yet
             if is_whole and len(text) > len(shown):
                 shown = text
@@ -67,8 +67,7 @@ class ChatSession:
         max_new_tokens: int,  # of an answer
         generation_args: dict,  # of GenerationConfig
     ):
-        movable = has_gpu() and not getattr(model, "is_quantized", False)
-        self.model = (model.to("cuda") if movable else model).eval()
+        self.model = model.eval()
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens
@@ -109,7 +108,7 @@ class ChatSession:
         thread.start()
         try:
             for answer in stream.texts(self.tokenizer):
-                answer = before_stop(answer, decoding)
+                answer = spoken(self.prompt, self.tokenizer, before_stop(answer, decoding))
                 piece = answer[len(shown):]
                 shown = answer
                 yield piece
@@ -201,7 +200,7 @@ def chat_command(
 def _read_context(text):
     "Read the file that a text names; a text that names none is the context itself."
     file = find_path(text) if text and len(text) <= MAX_PATH_CHARACTERS else None
-    return file.read_text(encoding="utf-8").strip() if file and file.is_file() else text
+    return compose_hangul(read_text(file, "/context").strip("\n") if file and file.is_file() else text)
 
 # %% ../../nbs/10_publish/03_chat.ipynb #dc9c1cf7
 def chat(session: ChatSession):
@@ -214,10 +213,10 @@ def chat(session: ChatSession):
         print(f"{commands}; Ctrl-C: stop an answer")
     while True:
         try:
-            line = input("\n> " if is_terminal else "").strip()
+            line = compose_hangul(input("\n> " if is_terminal else "")).rstrip()
         except (EOFError, KeyboardInterrupt):
             return
-        if line == "/quit":
+        if line.strip() == "/quit":
             return
         try:
             for piece in _reply(session, line):
@@ -231,8 +230,8 @@ def chat(session: ChatSession):
 
 def _reply(session, line):
     "Give the pieces of what is answered to a line."
-    if line.startswith("/"):
-        return [chat_command(session, line)]
+    if line.lstrip().startswith("/"):
+        return [chat_command(session, line.strip())]
     return session.ask(line) if line else []
 
 # %% ../../nbs/10_publish/03_chat.ipynb #704d1805
@@ -246,8 +245,8 @@ def chat_widget(session: ChatSession):  # ipywidgets.VBox
     send, stop, reset = (ipywidgets.Button(description=label) for label in labels)
 
     def begin(button):
-        question = line.value.strip()
-        if question:
+        question = compose_hangul(line.value).strip("\n")
+        if question.strip():
             send.disabled, line.value = True, ""
             threading.Thread(target=_answer_on_page, args=(session, question, page, send), daemon=True).start()
 

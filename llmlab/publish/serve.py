@@ -17,6 +17,7 @@ from .chat import open_chat
 from .export import export_run
 from ..runs.finished import FinishedRun
 from ..runs.tracking import tracking_uri
+from ..tokens.prompts import spoken
 
 # %% ../../nbs/10_publish/04_serve.ipynb #de183a34
 class ServedModel:
@@ -36,8 +37,9 @@ class ServedModel:
         for row in table if isinstance(table, list) else table.to_dict("records"):
             fields = {name: value for name, value in row.items() if isinstance(value, str)}
             prompts.append(session.prompt_ids(**fields))
-        return generate_answers(session.model, session.tokenizer, prompts, session.max_new_tokens,
-                                per_device_eval_batch_size=1, generation_args=session.generation_args)
+        answers = generate_answers(session.model, session.tokenizer, prompts, session.max_new_tokens,
+                                   per_device_eval_batch_size=1, generation_args=session.generation_args)
+        return [spoken(session.prompt, session.tokenizer, answer) for answer in answers]
 
 # %% ../../nbs/10_publish/04_serve.ipynb #8a2acd82
 PACKAGES = ("torch", "transformers", "pydantic", "pyyaml", "accelerate")  # that a served model needs

@@ -19,7 +19,8 @@ from pathlib import Path
 from ..common.errors import LabError, brief, first_line
 from ..common.files import read_json_lines
 from ..runs.finished import FinishedRun
-from ..tokens.prompts import Prompt, Span, check_template, render
+from ..tokens.chat import check_template
+from ..tokens.prompts import Prompt, Span, render
 from ..tokens.tokenize import asked_ids, beginning_token
 
 # %% ../../nbs/10_publish/00_template.ipynb #publish-template-part
@@ -33,7 +34,7 @@ JINJA_VALUES = {  # a row's field -> where a chat template finds it
 
 
 def part_template(
-    role: str,  # one of `llmlab.tokens.prompts.ROLES`
+    role: str,  # one of `llmlab.tokens.spans.ROLES`
     text: str,  # with the row's fields in braces
 ) -> str:  # Jinja
     "Write a part of a prompt as `render` fills it: left out if its fields are empty, or after the first exchange."
@@ -113,7 +114,9 @@ def _plain_template(prompt, tokenizer, begin, join):
 def _as_spoken(prompt):
     "Take off what the answer part adds: clients send a model's words back as it spoke them, with that around them."
     before, _, after = prompt.parts[-1][1].partition("{answer}")
-    ends = {before: (f"[:{len(before)}]", f"[{len(before)}:]"), after: (f"[-{len(after)}:]", f"[:-{len(after)}]")}
+    ends = {
+        before: (f"[:{len(before)}]", f"[{len(before)}:]"), after: (f"[-{len(after)}:]", f"[:-{len(after)}]")
+    }
     pieces = []
     for text, (end, rest) in ends.items():
         if text:
@@ -173,8 +176,12 @@ def first_difference(
     if sent == trained:
         return None
     pairs = enumerate(zip(trained, sent))
-    place = next((number for number, (one, other) in pairs if one != other), min(len(trained), len(sent)))
-    names = [tokenizer.convert_ids_to_tokens(ids[max(0, place - 1):place + 2]) for ids in (trained, sent)]
+    place = next(
+        (number for number, (one, other) in pairs if one != other), min(len(trained), len(sent))
+    )
+    names = [
+        tokenizer.convert_ids_to_tokens(ids[max(0, place - 1):place + 2]) for ids in (trained, sent)
+    ]
     return place, f"token {place + 1}: trained on {' '.join(names[0])}, sent {' '.join(names[1])}"
 
 # %% ../../nbs/10_publish/00_template.ipynb #publish-template-choose

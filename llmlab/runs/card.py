@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..common.display import markdown_table
 from ..common.errors import label
-from ..common.files import find_path, write_atomic
+from ..common.files import bundled_table, find_path, write_atomic
 from ..common.settings import CacheSettings, OutputSettings
 from ..config.schema import default_of
 from .finished import FinishedRun
@@ -22,17 +22,7 @@ from ..tokens.prompts import prompt_text
 from ..tokens.tokenize import beginning_token
 
 # %% ../../nbs/06_runs/11_card.ipynb #73bf91ed
-LICENCE_FACTS = {  # what a licence's name tells of it, in words
-    r"\bNC\b|non-?commercial": "not for commercial use",
-    r"\bND\b": "changed versions of it may not be passed on",
-    r"\bSA\b": "what is made from it is passed on under the same licence",
-    r"\bBY\b": "credit its authors",
-    r"apache": "keep its licence text and notices, and say what was changed",
-    r"\bMIT\b": "keep its copyright notice and licence text",
-    r"gemma": "pass on the Gemma Terms with it and say that it was changed; the Prohibited Use Policy binds every user",
-    r"llama": "pass on its licence and notice; its Acceptable Use Policy binds every user; "
-              "above 700 million users a month Meta's leave is needed",
-}
+LICENCE_FACTS = bundled_table("tables.yaml")["licences"]  # what a licence's name tells of it, in words
 
 
 def licence_facts(license: str) -> str:
@@ -126,7 +116,9 @@ def card_tables(run: FinishedRun) -> dict[str, str]:  # name in the template -> 
     for reason, dropped in data.get("dropped", {}).items():
         counts[f"dropped: {reason}"] = dropped["rows"]
     rows = [(name, f"{count:,}") for name, count in counts.items() if count is not None]
-    scores = [(name, *(f"{metrics[key]:.4g}" for key in (f"{name}_before", name))) for name in scored(metrics)]
+    scores = [
+        (name, *(f"{metrics[key]:.4g}" for key in (f"{name}_before", name))) for name in scored(metrics)
+    ]
     places = {*OutputSettings.model_fields, *CacheSettings.model_fields}
     changed = {name: value for name, value in run.config if name not in places and value != default_of(name)}
     settings = [(f"`{name}`", f"`{without_paths(value)}`") for name, value in changed.items()]

@@ -172,13 +172,17 @@ def list_runs(runs: list[ComparedRun]) -> Table:
         params = run.record.get("params", {})
         metrics = numbers(run.record.get("metrics") or {})
         names = (params.get(name) or "" for name in ("model", "dataset"))
-        model, dataset = (label(name) if isinstance(name, (str, dict)) else str(name) for name in names)
+        model, dataset = (
+            label(name) if isinstance(name, (str, dict)) else str(name) for name in names
+        )
         scores = [f"{name} {metrics[name]:.1f}" for name in main_scores(metrics)]
         loss = change(metrics, "eval_loss")
         time = duration(metrics.get("train_runtime"))
         rows.append([run.name, run.status, model, dataset, loss, ", ".join(scores), time])
     head = ["run", "status", "model", "dataset", "held-out loss", "scores", "time"]
-    return Table("Runs", head, rows, "\n".join(run.record["error"] for run in runs if run.status == "damaged"))
+    return Table(
+        "Runs", head, rows, "\n".join(run.record["error"] for run in runs if run.status == "damaged")
+    )
 
 
 def main_scores(metrics: dict) -> list[str]:  # at most two names
@@ -204,7 +208,9 @@ def duration(seconds: float | None) -> str:
 
 def numbers(facts: dict) -> dict[str, float]:
     "Keep those facts that are numbers; an id is none."
-    return {name: value for name, value in facts.items() if isinstance(value, (int, float)) and name != "id"}
+    return {
+        name: value for name, value in facts.items() if isinstance(value, (int, float)) and name != "id"
+    }
 
 # %% ../../nbs/06_runs/09_compare.ipynb #a2d82c10
 def letters(runs: list[ComparedRun]) -> list[str]:

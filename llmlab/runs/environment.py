@@ -13,6 +13,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from ..common.device import has_gpu
 from ..common.files import project_root
 
 # %% ../../nbs/06_runs/03_environment.ipynb #383345a4
@@ -33,9 +34,21 @@ def describe_environment() -> dict:
         "cpu_count": os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if has_gpu() else None,
+        "cuda": _cuda_versions() if has_gpu() else None,
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def _cuda_versions():
+    "Say what lies between torch and a card: any of these can change the last bits of a sum."
+    import torch
+
+    file = Path("/proc/driver/nvidia/version")
+    driver = re.search(r"Module\D*([\d.]+)", file.read_text()) if file.exists() else None
+    capability = ".".join(map(str, torch.cuda.get_device_capability()))
+    return {"driver": driver and driver[1], "runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
+            "capability": capability, "not_bit_for_bit": "batching=padded (its attention adds up in any order)"}
 
 
 def _cpu_name():
@@ -48,8 +61,10 @@ def _cpu_name():
 def environment_changes(before: dict, now: dict) -> list[tuple]:  # name, before, now
     "List what differs between two descriptions of what surrounds an experiment: versions first."
     recorded = before.get("packages", {})
-    pairs = [(name, recorded.get(name), version) for name, version in now.get("packages", {}).items()]
-    for name in ("python", "cpu", "cpu_capability", "torch_threads", "gpu", "platform"):
+    pairs = [
+        (name, recorded.get(name), version) for name, version in now.get("packages", {}).items()
+    ]
+    for name in ("python", "cpu", "cpu_capability", "torch_threads", "gpu", "cuda", "platform"):
         if name in before:
             pairs.append((name, before[name], now.get(name)))
     return [(name, recorded, current) for name, recorded, current in pairs if recorded != current]

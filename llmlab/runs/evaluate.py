@@ -16,7 +16,6 @@ from pathlib import Path
 from ..batching.alone import forest_problem, length_switch
 from ..batching.batcher import Batcher, choose_pack_tokens, held_out_totals
 from ..batching.loss import find_head
-from ..common.device import has_gpu
 from ..common.display import show_table
 from ..common.errors import LabError
 from ..common.files import write_atomic, write_json_lines
@@ -27,7 +26,9 @@ from ..evaluation.answers import loss_measures
 from ..evaluation.generation import eval_mode
 from ..evaluation.tasks import choose_task
 from ..experiment.extensions import load_extensions
-from ..models.checkpoints import choose_dtype, load_base_model, load_tokenizer, locate_model, make_quantization
+from llmlab.models.checkpoints import (
+    choose_dtype, compute_in_half, load_base_model, load_tokenizer, locate_model, make_quantization, master_weights,
+)
 from ..models.clock import choose_day
 from .environment import describe_environment
 from .finished import FinishedRun, load_trained
@@ -136,12 +137,11 @@ def load_evaluated(
     if run:
         model, tokenizer, checkpoint = load_trained(run), run.tokenizer, run.checkpoint
     else:
-        checkpoint = locate_model(config)
+        checkpoint, config = locate_model(config), master_weights(config)
         dtype = choose_dtype(config.dtype, config.fp16)
-        model = load_base_model(checkpoint.path, dtype, make_quantization(dtype, config)).eval()
+        base = load_base_model(checkpoint.path, dtype, make_quantization(dtype, config))
+        model = compute_in_half(base, config).eval()
         tokenizer = load_tokenizer(checkpoint.path, config)
-    if has_gpu() and not getattr(model, "is_quantized", False):
-        model = model.to("cuda")
     return model, tokenizer, checkpoint
 
 

@@ -14,7 +14,10 @@ from ..evaluation.tasks import TASKS, find_task
 from ..experiment.extensions import check_benchmarks, load_extensions
 from ..models.adapters import grow_embeddings
 from ..models.reader import load_adapter
-from ..models.checkpoints import choose_dtype, load_base_model, load_tokenizer, locate_model, make_quantization
+from ..common.device import own_cards
+from llmlab.models.checkpoints import (
+    choose_dtype, compute_in_half, load_base_model, load_tokenizer, locate_model, make_quantization,
+)
 from .folders import read_record, recorded_config
 from ..tokens.prompts import Span, find_prompt, render
 
@@ -70,18 +73,19 @@ def load_trained(
     "Load what a run trained."
     import torch
 
-    config = run.config
-    stored = choose_dtype(config.dtype, config.fp16)
+    config = run.config.model_copy(update={"bf16": False, "fp16": False}) if float32 else run.config
+    stored, device = choose_dtype(config.dtype, run.config.fp16), "cpu" if float32 else None
     if run.full:
-        return load_base_model(run.weights, torch.float32 if float32 else stored).eval()
+        model = load_base_model(run.weights, torch.float32 if float32 else stored, device=device)
+        return compute_in_half(model, config).eval()
     quantization = make_quantization(stored, config)
-    base = load_base_model(run.checkpoint.path, stored, quantization)
+    base = load_base_model(run.checkpoint.path, stored, quantization, device)
     if float32 and quantization:
         base = base.dequantize(torch.float32)
     if float32:
         base = base.to(torch.float32)
     if config.new_tokens:
         grow_embeddings(base, run.tokenizer)
-    with torch.random.fork_rng():  # PiSSA takes its start out of the base again, and may draw as it does
+    with torch.random.fork_rng(own_cards()):  # PiSSA takes its start out of the base again, and may draw as it does
         torch.manual_seed(config.seed)
-        return load_adapter(base, run.weights).eval()
+        return compute_in_half(load_adapter(base, run.weights), config).eval()

@@ -14,7 +14,9 @@ import re
 import secrets
 import shutil
 import tempfile
+import warnings
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from ..common.errors import LabError, brief, closest, first_line, label
-from ..common.files import find_path, output_folder, parse_json, project_root, read_json_lines, read_text
+from ..common.files import bundled, find_path, output_folder, parse_json, project_root, read_json_lines, read_text
 from ..config.load import config_from_yaml, make_config
 from ..config.schema import ExperimentConfig, default_of
 from ..experiment.extensions import load_extensions
@@ -86,7 +88,9 @@ _FACTS = {  # what is read of a record, and its kind; a record may hold more
 
 def _schema(name, facts):
     "Make a type of a mapping of types, so that pydantic can check it."
-    kinds = {key: _schema(key, kind) if isinstance(kind, dict) else kind for key, kind in facts.items()}
+    kinds = {
+        key: _schema(key, kind) if isinstance(kind, dict) else kind for key, kind in facts.items()
+    }
     return TypedDict(name, kinds, total=False)
 
 
@@ -223,10 +227,19 @@ def config_from(
     namespace: dict,  # a notebook's `globals()`
 ) -> ExperimentConfig:
     "Collect the settings among a notebook's variables, and load the extensions that they name."
+    warnings.showwarning = partial(_show_remark, warnings.showwarning)
     settings = {name: namespace[name] for name in ExperimentConfig.model_fields if name in namespace}
     config = resumed(make_config(settings))
     load_extensions(config.extensions, recorded=True if config.resume else None)
     return config
+
+
+def _show_remark(others, message, category, filename, *rest, **more):
+    "Print a warning of the lab as a line of the notebook; show `others` as before."
+    if category is UserWarning and Path(filename).is_relative_to(bundled("").parent):
+        print(message)
+    else:
+        others(message, category, filename, *rest, **more)
 
 
 def run_folder(config: ExperimentConfig) -> Path:

@@ -20,7 +20,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from ..common.display import html_table
-from ..common.files import output_folder, project_root, write_atomic, write_json_lines
+from ..common.files import bundled_table, output_folder, project_root, write_atomic, write_json_lines
 from ..config.load import make_config
 from ..config.schema import ExperimentConfig
 from ..evaluation.benchmarks import find_benchmarks
@@ -240,22 +240,7 @@ def _finish_mlflow(record, metrics):
     record.note_tracking(record.mlflow)
 
 # %% ../../nbs/06_runs/05_lifecycle.ipynb #eedd6452
-MEANINGS = {
-    "train.ipynb": "this notebook, executed (in JupyterLab: as it was last saved; save it and run finish_record again)",
-    "train.html": "the same as a page",
-    "record.json": "the facts in one file",
-    "config.yaml": "every setting",
-    "metrics.jsonl": "the curve, step by step",
-    "samples.jsonl": "answers before and after",
-    "loss_trace.json": "the loss of every step, to the last bit",
-    "verify.json": "this rerun against its record",
-    "questions.jsonl": "answers to the fixed questions, before and after",
-    "extensions": "files that added models, datasets, prompts or tasks",
-    "adapter": "the trained weights",
-    "checkpoints": "states in between",
-    "logs": "TensorBoard files",
-    "environment.txt": "versions of all packages",
-}
+MEANINGS = bundled_table("tables.yaml")["record"]  # of what lies in a run's folder
 
 
 def show_record(record: Record):  # an object that Jupyter shows as a table
@@ -264,7 +249,9 @@ def show_record(record: Record):  # an object that Jupyter shows as a table
 
     content = record.content
     names = [name for name in MEANINGS if (record.folder / name).exists() or name.startswith("train.")]
-    page = [f"<p>Run <b>{content['run_id']}</b></p>", html_table([name, MEANINGS[name]] for name in names)]
+    page = [
+        f"<p>Run <b>{content['run_id']}</b></p>", html_table([name, MEANINGS[name]] for name in names)
+    ]
     if content.get("mlflow_run_id"):
         page.append(f"<p>MLflow run <code>{content['mlflow_run_id']}</code>; <code>llmlab ui</code> shows it.</p>")
     page += [f"<p>MLflow missed: {escape(problem)}</p>" for problem in content.get("mlflow_problems") or []]

@@ -23,7 +23,7 @@ from ..models.checkpoints import hash_weights
 from .environment import describe_environment, describe_git, environment_changes
 from .folders import read_record
 from .tracking import MLFLOW_STATUS, MlflowRun, tracking_uri
-from ..training.checkpoints import newest_checkpoint
+from ..training.checkpoints import newest_checkpoint, step_of
 
 # %% ../../nbs/06_runs/02_record.ipynb #9da8debc
 def to_json(value) -> str:
@@ -74,10 +74,7 @@ class Record:
         "Write down the resolved configuration, and what its names stood for."
         config = config.model_copy(update={"resume": None})  # what was run, however often it was interrupted
         write_atomic(self.folder / "config.yaml", config_to_yaml(config))
-        facts = {"params": config.model_dump()}
-        if entries:
-            facts["entries"] = entries
-        self.note(**facts)
+        self.note(params=config.model_dump(), **({"entries": entries} if entries else {}))
         if self.mlflow:
             self.mlflow.log_params(self.tracked_params())
 
@@ -124,10 +121,7 @@ class Record:
         "End a run that did not finish."
         if self.content.get("status") != "running":
             return
-        facts = {"status": status, "ended": utc_now()}
-        if error:
-            facts["error"] = error
-        self.note(**facts)
+        self.note(status=status, ended=utc_now(), **({"error": error} if error else {}))
         if self.mlflow:
             self.mlflow.finish(MLFLOW_STATUS[status])
             self.note_tracking(self.mlflow)
@@ -175,7 +169,7 @@ def reopen_record(folder: Path) -> Record:
             path.unlink()
     (folder / "train.html").unlink(missing_ok=True)  # the page of that
     checkpoint = newest_checkpoint(folder / "checkpoints")
-    step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    step = step_of(checkpoint) if checkpoint else 0
     keep_curve(folder / "metrics.jsonl", step)
     resumed = [*record.content.get("resumed", []), {"time": utc_now(), "step": step}]
     record.note(status="running", ended=None, error=None, resumed=resumed, **_this_process())

@@ -106,7 +106,9 @@ def setting_changes(before: dict, now: dict) -> list[tuple]:  # name, before, no
     "List the settings that differ, less those that only say where things go."
     places = {*OutputSettings.model_fields, *CacheSettings.model_fields, "resume"}
     pairs = {name: (before.get(name), now.get(name)) for name in {**before, **now}}
-    return [(name, old, new) for name, (old, new) in pairs.items() if name not in places and old != new]
+    return [
+        (name, old, new) for name, (old, new) in pairs.items() if name not in places and old != new
+    ]
 
 # %% ../../nbs/06_runs/08_rerun.ipynb #ebe217de
 def verify_rerun(

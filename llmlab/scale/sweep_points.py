@@ -21,8 +21,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from ..common.errors import LabError, brief, closest, entry_from, lookup
-from ..common.files import project_root
-from ..common.settings import read_yaml
+from ..common.files import project_root, read_yaml
 from ..config.schema import ExperimentConfig, default_of
 from ..runs.parameters import check_parameters
 

@@ -202,6 +202,7 @@ class WorkersTrainer:
         self.prepare(resume)
         device = next(self.model.parameters()).device
         self.model.to("cpu")  # the workers need the memory
+        torch.cuda.empty_cache()
         self.follow(_await_launched if os.environ.get("LLMLAB_LAUNCHER") else _launch_ray)
         self.model.to(device)
         result = json.loads((self.workspace / "result.json").read_text(encoding="utf-8"))

@@ -111,7 +111,9 @@ def show_tokens(
 def _brief(value):
     "Write a value of the report in few words."
     if isinstance(value, dict):
-        lines = [f"{entry['rows']:,}: {reason} ({', '.join(entry['where'])})" for reason, entry in value.items()]
+        lines = [
+            f"{entry['rows']:,}: {reason} ({', '.join(entry['where'])})" for reason, entry in value.items()
+        ]
         return "\n".join(lines) or "none"
     return f"{value:.1%}" if isinstance(value, float) and value <= 1 else value
 
@@ -175,7 +177,9 @@ def count_table(
         report.counts[name] = compute.sum(columns[name]).as_py() or 0
     for reason in columns["reason"].drop_null().unique().to_pylist():
         numbers = columns["row"].filter(compute.equal(columns["reason"], reason))
-        places = [rows[number].get("where") or f"row {number + 1}" for number in numbers[:MAX_PLACES].to_pylist()]
+        places = [
+            rows[number].get("where") or f"row {number + 1}" for number in numbers[:MAX_PLACES].to_pylist()
+        ]
         report.dropped[reason] = {"rows": len(numbers), "where": places}
     return report
 
@@ -301,7 +305,9 @@ def _read_table(path, encoder):
         return None
     table = concatenate_datasets([Dataset.from_file(str(path.parent / name)) for name in digests])
     rows = table.data.column("tokens")
-    Progress(f"{_set_name(encoder)} rows", 0).close(f"{len(rows) - rows.null_count:,} rows from the cache")
+    Progress(f"{_set_name(encoder)} rows", 0).close(
+        f"{len(rows) - rows.null_count:,} rows from the cache"
+    )
     return table
 
 
@@ -396,11 +402,11 @@ def encode_rows(
             clear_unused(path.parent)
     report = replace(count_table(table, rows, settings.max_length), from_cache=is_cached)
     if len(rows) and not report.examples:
-        reasons = "; ".join(f"{entry['rows']}: {reason}" for reason, entry in report.dropped.items())
-        raise LabError(
-            f"Not one of the {len(rows)} {_set_name(encoder)} rows can be used with max_length={settings.max_length} "
-            f"({reasons})."
+        reasons = "; ".join(
+            f"{entry['rows']}: {reason}" for reason, entry in report.dropped.items()
         )
+        raise LabError(f"Not one of the {len(rows)} {_set_name(encoder)} rows can be used with "
+                       f"max_length={settings.max_length} ({reasons}).")
     return _encoded(table, rows, report, encoder)
 
 

@@ -10,7 +10,8 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from .encode import Encoded
-from .prompts import TINTS, prompt_text, tinted
+from .prompts import prompt_text
+from .spans import TINTS, tinted
 from .tokenize import Traced
 from .truncation import Encoder, fit_rows
 

@@ -15,7 +15,8 @@ from functools import partial
 
 from ..common.errors import LabError
 from ..common.settings import TokenSettings, takes_settings
-from .prompts import Prompt, Span, TurnsChange, render
+from .chat import TurnsChange
+from .prompts import Prompt, Span, render
 from .tokenize import Traced, tokenize, tokenize_all
 
 # %% ../../nbs/02_tokens/03_truncation.ipynb #9c75b0fd
@@ -187,11 +188,9 @@ def slide(
 ) -> Fitted | None:
     "Make windows of a long context; None where they have no room."
     if encoder.doc_stride >= encoder.max_length:
-        raise LabError(
-            f"doc_stride={encoder.doc_stride} leaves the windows of a long context no room to move, since an example "
-            f"has max_length={encoder.max_length} tokens: set doc_stride to a quarter of max_length or so, or to none "
-            "to cut long contexts."
-        )
+        raise LabError(f"doc_stride={encoder.doc_stride} leaves the windows of a long context no room to move, since "
+                       f"an example has max_length={encoder.max_length} tokens: set doc_stride to a quarter of "
+                       "max_length or so, or to none to cut long contexts.")
     track = Slide(draft, row["context"], encoder)
     windows = track.windows() if track.lead >= 0 else []
     if not windows:

@@ -56,7 +56,9 @@ def gradient_distance(
     nothing = torch.zeros(())  # for a weight that a pass had no use for, such as an expert's
     names = {**expected, **gradients}
     pairs = {name: (gradients.get(name, nothing), expected.get(name, nothing)) for name in names}
-    distances = {name: (found - wanted).double().norm().item() for name, (found, wanted) in pairs.items()}
+    distances = {
+        name: (found - wanted).double().norm().item() for name, (found, wanted) in pairs.items()
+    }
     norms = {name: wanted.double().norm().item() for name, (_, wanted) in pairs.items()}
     negligible = 1e-6 * max(norms.values())
     relative = {name: distances[name] / norms[name] for name in distances if norms[name] > negligible}

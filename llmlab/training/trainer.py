@@ -4,14 +4,12 @@
 
 # %% auto #0
 __all__ = ['SAME_NAMES', 'SHARE_WORTH_A_WARNING', 'fix_randomness', 'build_model', 'training_arguments', 'LabTrainer', 'Stream',
-           'make_batcher', 'make_sampler', 'make_trainer', 'return_freed_memory', 'hash_trace', 'train_from',
-           'run_training']
+           'make_sampler', 'make_trainer', 'hash_trace', 'train_from', 'run_training']
 
 # %% ../../nbs/04_training/01_trainer.ipynb #training-trainer-imports
 import hashlib
 import json
 import math
-import os
 import shutil
 import statistics
 import struct
@@ -26,22 +24,21 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from llmlab.batching.alone import (
-    embedding_noise, forest_problem, idle_layers, length_switch, model_problem, pass_problem,
-)
-from ..batching.batcher import Batcher, batch_mode, choose_group_size, choose_pack_tokens, held_out_totals
+from ..batching.alone import embedding_noise, make_batcher
+from ..batching.batcher import Batcher, batch_mode, choose_group_size, held_out_totals
 from ..batching.forest import Sharing
 from ..batching.loss import find_head, loss_of_answers
 from ..batching.steps import StepSampler
-from ..common.device import has_gpu, peak_memory
+from ..common.device import has_gpu, own_cards, peak_memory, return_freed_memory
 from ..common.errors import LabError
 from ..config.passed import idle_remark
 from ..config.schema import ExperimentConfig
 from ..models.adapters import add_lora, add_tokens, check_targets, choose_targets, prepare_full
 from llmlab.models.checkpoints import (
-    Checkpoint, choose_dtype, load_base_model, load_tokenizer, make_quantization, master_weights,
+    Checkpoint, choose_dtype, compute_in_half, load_base_model, load_tokenizer, make_quantization, master_weights,
 )
 from ..models.experts import model_notes
+from ..models.reader import check_token_ids
 from ..tokens.tokenize import Example
 from .checkpoints import Checkpoints, checkpoints_in, newest_checkpoint, step_of
 from .faults import memory_explained, save_step
@@ -55,8 +52,8 @@ def fix_randomness(
     set_seed(seed)
     if num_threads:
         torch.set_num_threads(num_threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only so
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory before it is written
 
 # %% ../../nbs/04_training/01_trainer.ipynb #6df07b58
 def build_model(
@@ -64,8 +61,10 @@ def build_model(
     checkpoint: Checkpoint,  # from `locate_model`
 ):  # peft.PeftModel; with use_peft=false transformers.PreTrainedModel
     "Load the base model as configured and put LoRA on it, from a fixed seed; or make all of it trainable."
-    dtype = choose_dtype(master_weights(config).dtype, config.fp16)
+    config = master_weights(config)
+    dtype = choose_dtype(config.dtype, config.fp16)
     base = load_base_model(checkpoint.path, dtype, make_quantization(dtype, config))
+    check_token_ids(config.generation_args, base.config.get_text_config(decoder=True).vocab_size, "generation_args")
     new_token_ids = []
     if config.new_tokens:
         tokenizer = load_tokenizer(checkpoint.path, tokenizer_args=config.tokenizer_args)
@@ -79,7 +78,7 @@ def build_model(
         model = prepare_full(base, config.gradient_checkpointing)
     for subject, note in model_notes(model).items():
         warnings.warn(f"{subject}: {note}.", stacklevel=2)
-    return model
+    return compute_in_half(model, config)
 
 # %% ../../nbs/04_training/01_trainer.ipynb #81c0396c
 SAME_NAMES = (
@@ -120,17 +119,12 @@ class LabTrainer(Trainer):
     "transformers.Trainer whose steps are made of packs, with a loss over supervised tokens and a trace of it."
 
     def __init__(
-        self,
-        *positional,
-        batcher: Batcher,
+        self, *positional, batcher: Batcher, examples_per_step: int,
         sampler: StepSampler | None,  # None for a stream
-        examples_per_step: int,
         **named,
     ):
         super().__init__(*positional, **named)
-        self.batcher = batcher
-        self.sampler = sampler
-        self.examples_per_step = examples_per_step
+        self.batcher, self.sampler, self.examples_per_step = batcher, sampler, examples_per_step
         self.loss_trace: list[float] = []  # of each optimizer step, in order
         self.sharing = Sharing()  # tokens read and computed
         self.head = find_head(self.model)
@@ -148,11 +142,8 @@ class LabTrainer(Trainer):
 
     def get_train_dataloader(self):
         "Load whole steps, the same in every process."
-        workers = {
-            "num_workers": self.args.dataloader_num_workers,
-            "prefetch_factor": self.args.dataloader_prefetch_factor,
-            "collate_fn": self.batcher,
-        }
+        workers = {"num_workers": self.args.dataloader_num_workers, "collate_fn": self.batcher,
+                   "prefetch_factor": self.args.dataloader_prefetch_factor}
         if self.sampler is None:
             return torch.utils.data.DataLoader(self.train_dataset, batch_size=self.examples_per_step, **workers)
         return _StepLoader(self.train_dataset, batch_sampler=self.sampler, **workers)
@@ -232,14 +223,13 @@ class LabTrainer(Trainer):
             logs["loss"] = statistics.mean(self.loss_trace[last:])
         super().log(logs, *others)
 
-    @torch.random.fork_rng()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         "Return a set's mean loss over all supervised tokens, in nats, and scores of generated answers where due."
         started = time.time()
         examples = self.eval_dataset if eval_dataset is None else eval_dataset
         batcher = replace(self.batcher, batch_size=self.args.per_device_eval_batch_size)
         self.model_wrapped.eval()
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.random.fork_rng(own_cards()), torch.no_grad(), self.compute_loss_context_manager():
             totals = held_out_totals(self.model_wrapped, self.head, batcher, examples)
         loss_sum, tokens = self.accelerator.reduce(totals.to(self.args.device), reduction="sum")
         seconds = round(time.time() - started, 2)
@@ -275,62 +265,6 @@ class Stream(torch.utils.data.IterableDataset):
             self.examples.set_epoch(epoch)
 
 # %% ../../nbs/04_training/01_trainer.ipynb #0aa82666
-def make_batcher(
-    config: ExperimentConfig,
-    model,  # peft.PeftModel
-    tokenizer,
-    arguments: TrainingArguments,
-) -> Batcher:
-    "Decide how examples become passes; fall back to padding, with a warning, where the model cannot take packs."
-    _check_model(model)
-    batching, switch = config.batching, length_switch(model.config)
-    if switch.rope_type and switch.rope_type != "longrope" and config.max_length > switch.length:
-        raise LabError(f"max_length={config.max_length}: beyond {switch.length} tokens the positions of this model "
-                       f"(RoPE of type {switch.rope_type}) hang on the length of a pass and on what it read before, so "
-                       "that no example would be trained as if it stood alone. "
-                       f"Set max_length={switch.length} or less.")
-    pack_tokens = config.pack_tokens or choose_pack_tokens(config.max_length)
-    problem = forest_problem(model, max(pack_tokens, config.max_length)) if batching != "padded" else None
-    if problem:
-        warnings.warn(f"batching={batching} cannot be had with this model: {problem}. "
-                      "It is trained with batching=padded: the same gradients, more slowly.", stacklevel=2)
-        batching = "padded"
-    length = config.max_length if config.padding == "max_length" else None
-    batcher = Batcher(
-        batching, pack_tokens, config.per_device_train_batch_size, tokenizer.pad_token_id, config.padding_side,
-        length, arguments.world_size, arguments.process_index, switch=switch.length,
-    )
-    _check_passes(config, model, batcher, arguments)
-    return batcher
-
-
-def _check_model(model):
-    "Refuse a model that cannot learn to write, and warn of adapters that cannot learn."
-    family = model.config.model_type
-    if problem := model_problem(model):
-        raise LabError(f"model: {family} cannot be trained here: {problem}. Choose a model that writes from left to "
-                       "right, or other target_modules where LoRA's layers are what fails.")
-    if idle := idle_layers(model):
-        warnings.warn(f"LoRA on {', '.join(idle)} of {family} will learn nothing, for no gradient reaches it: leave it "
-                      "out of target_modules.", stacklevel=3)
-
-
-def _check_passes(config, model, batcher, arguments):
-    "Refuse what would make of a pass something else than its examples, each by itself."
-    if arguments.neftune_noise_alpha and batcher.batching != "padded":
-        raise LabError(f"training_args: neftune_noise_alpha={arguments.neftune_noise_alpha} adds noise to each example "
-                       f"by its own length, and with batching={batcher.batching} examples share a row: "
-                       "set batching=padded, or leave neftune_noise_alpha out.")
-    if batcher.batching != "padded":
-        return
-    largest = replace(batcher, batch_size=max(batcher.batch_size, config.per_device_eval_batch_size))
-    if problem := pass_problem(model, largest, config.max_length):
-        raise LabError(f"padding_side={batcher.side}: this model computes padded examples otherwise than alone: "
-                       f"{problem}. Set padding_side={'left' if batcher.side == 'right' else 'right'}; "
-                       "or padding=longest, per_device_train_batch_size=1 and per_device_eval_batch_size=1, "
-                       "which pads nothing.")
-
-
 def make_sampler(
     config: ExperimentConfig,
     train: Sequence[Example] | Stream,
@@ -386,15 +320,6 @@ def make_trainer(
 
 def _early_stopping(config):
     return [EarlyStoppingCallback(config.early_stopping_patience)] if config.early_stopping_patience else []
-
-
-def return_freed_memory():
-    "Have the C library give memory back as soon as it is freed, where it is glibc."
-    import ctypes
-
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(-3, 2**20)  # M_MMAP_THRESHOLD, in bytes
 
 # %% ../../nbs/04_training/01_trainer.ipynb #0e914551
 def hash_trace(losses: list[float]) -> str:  # hexadecimal

@@ -25,6 +25,7 @@ def args(**lora_args):
 
 
 CASES = [
+    Bad("biases that bitsandbytes rounds", of("gpt_neox", load_in_4bit=True, dtype="bfloat16", bias="all", target_modules=["query_key_value"]), ("16 bits", "bias=none")),
     Bad("an expression with open brackets", {"target_modules": "(("}, ("target_modules='\\(\\('", "regular expression", "list of names")),
     Bad("an expression that fits nothing", {"target_modules": ".*attn_layer.*"}, ("matches no layer of llama", "q_proj")),
     Bad("an expression of the end of a name alone", {"target_modules": "q_proj"}, ("target_modules", "matches no layer|q_proj")),

@@ -13,6 +13,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21461
 WEB_PAGE = b"<!DOCTYPE html><html><body>Entry not found</body></html>"
 INDEX = "model.safetensors.index.json"
 NORM = "model.norm.weight"
+PROJECTION = "model.layers.0.mlp.down_proj.weight"
 
 
 @functools.cache
@@ -212,6 +213,9 @@ CASES = [
     Bad("weights: one of another shape",
         tensors(lambda weights: weights.update({NORM: weights["lm_head.weight"] * 1})),
         ("other shapes", "model.norm.weight")),
+    Bad("weights: whole numbers whose scales are gone",
+        tensors(lambda weights: weights.update({PROJECTION: (weights[PROJECTION] * 100).char()})), ("I8", "scales")),
+    Bad("weights: no numbers", tensors(lambda weights: weights[PROJECTION].fill_(float("nan"))), ("NaN", "damaged")),
     Bad("weights: of another family", of_family("gpt_neox"), ("lack", "of llama's")),
     Bad("weights: only GGUF", model(lambda path: (path / "model.safetensors").rename(path / "model.gguf")),
         "model.gguf"),
@@ -275,5 +279,8 @@ CASES = [
     Bad("habits: words of nothing", habits(stop_strings=["", "끝"]), ("generation_config", "none of them empty")),
     Bad("habits: an end below nothing", habits(eos_token_id=[1, -7]), ("generation_config", "eos_token_id")),
     Bad("habits: a word of no tokens", habits(bad_words_ids=[[]]), ("generation_config", "bad_words_ids")),
+    Bad("habits: an end beyond the vocabulary", habits(eos_token_id=[1, 99_999]), ("eos_token_id", "99999", "512")),
+    Bad("habits: a token beyond it", habits(suppress_tokens=[512]), ("suppress_tokens", "the token 512")),
+    Bad("habits: a word beyond it", habits(bad_words_ids=[[5], [7, 600]]), ("bad_words_ids", "600")),
     Bad("habits: one list for lists", habits(bad_words_ids=[1, 2]), ("generation_config", "bad_words_ids")),
 ]

@@ -86,6 +86,7 @@ CASES = [
     Bad("a file within a mix", {"dataset": "lab-ko-instruct+nowhere.jsonl"}, "nowhere.jsonl"),
     Bad("an extension in CP949", at("extensions", text("# 옛날\n".encode("cp949")), "more.py"), ("extensions", "UTF-8")),
     Bad("an extension of another kind", at("extensions", text("{}"), "more.json"), ("extensions", r"\.py")),
+    Bad("questions with a history", at("question_set", text(b'{"question": "?", "history": [["a", "b"]]}'), "set.jsonl"), ("set.jsonl, line 1", "history")),
     Bad("questions in CP949", at("question_set", text(GOOD.encode("cp949")), "set.jsonl"), ("set.jsonl", "UTF-8")),
 ]
 if Path("/proc/self/mem").exists():  # reading its beginning is an error of the machine, as of a disk that is broken

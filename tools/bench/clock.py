@@ -95,7 +95,8 @@ def clock_callback(clock: Clock, warm_up):
         def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **others):
             clock.note_memory()
             warm_up(model)
-            loader = getattr(train_dataloader, "base_dataloader", train_dataloader)  # accelerate's wrapper reads from that one
+            # accelerate's wrapper reads from that one
+            loader = getattr(train_dataloader, "base_dataloader", train_dataloader)
             self.collate, loader.collate_fn = loader.collate_fn, self.count
             clock.start()
 

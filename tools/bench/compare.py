@@ -56,7 +56,10 @@ def install(peer: str) -> str:
         return ""
     print(f"Installing {peer} into {folder.relative_to(ROOT)}, once: {', '.join(packages[:4] + alone)} ...", flush=True)
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    steps = [[sys.executable, "-m", "venv", str(folder)], [*pip, *packages], *([[*pip, "--no-deps", *alone]] if alone else [])]
+    steps = [
+        [sys.executable, "-m", "venv", str(folder)], [*pip, *packages],
+        *([[*pip, "--no-deps", *alone]] if alone else [])
+    ]
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
@@ -79,7 +82,9 @@ def run_one(script: str, peer: str | None, task: Path, variant: str, threads: in
     except subprocess.TimeoutExpired:
         return {"failed": f"took more than {limit:.0f} s"}
     if done.returncode:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()] or [f"exit status {done.returncode}"]
+        lines = [line for line in done.stderr.strip().splitlines() if line.strip()] or [
+            f"exit status {done.returncode}"
+        ]
         return {"failed": f"exit status {done.returncode}: {lines[-1][:300]}"}
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -98,7 +103,9 @@ def fastest(trial: list) -> str | None:
 def earlier_trial(path: Path, name: str, pair: dict) -> list:
     """Return the trial that the file holds of a pair, where it was of the same examples, on the same machine, with as many threads."""
     known = json.loads(path.read_text(encoding="utf-8")).get(name) if path.exists() else None
-    same = known and all(known[part] == json.loads(json.dumps(pair[part])) for part in ("data", "work", "machine", "threads"))
+    same = known and all(
+        known[part] == json.loads(json.dumps(pair[part])) for part in ("data", "work", "machine", "threads")
+    )
     return known["trial"] if same else []
 
 
@@ -114,15 +121,22 @@ def compare_pair(workload: str, model: str, options) -> dict:
             "model": model, "threads": options.threads, "machine": machine(), "date": datetime.date.today().isoformat(), "unavailable": {}, "trial": [], "runs": []}
 
         def measure(script, contestant, variant, kind, turn=0):
-            line = {"contestant": contestant, "variant": variant, "turn": turn, **run_one(script, contestant, path, variant, options.threads, options.limit)}
+            line = {
+                "contestant": contestant, "variant": variant, "turn": turn,
+                **run_one(script, contestant, path, variant, options.threads, options.limit)
+            }
             pair[kind].append(line)
             print(f"{workload}/{model} {kind} {turn} {contestant:<13} {variant:<15} " + (line.get("failed") or (
                 f"{line['seconds']:7.2f} s  {line['cpu_seconds']:7.2f} cpu s  {line['peak_bytes'] / 2**30:5.2f} GiB  loss {line['loss']:.6f}"
                 f"{line.get('flops_per_second', 0) / 1e9 or '':>8.5}")), flush=True)
             return line
 
-        pair["trial"] = earlier = earlier_trial(options.results, f"{workload}/{model}", pair) if options.reuse_trial else []
-        exact = next((line for line in earlier if line["contestant"] == "llmlab"), None) or measure("with_lab.py", "llmlab", "padded-1", "trial")
+        pair["trial"] = earlier = earlier_trial(
+            options.results, f"{workload}/{model}", pair
+        ) if options.reuse_trial else []
+        exact = next((line for line in earlier if line["contestant"] == "llmlab"), None) or measure(
+            "with_lab.py", "llmlab", "padded-1", "trial"
+        )
         if "failed" in exact:
             raise SystemExit(f"{workload}/{model}: the exact reference could not be computed: {exact['failed']}")
         pair["exact_loss"] = exact["loss"]
@@ -134,14 +148,18 @@ def compare_pair(workload: str, model: str, options) -> dict:
                 print(f"{peer} cannot be installed here and is left out: {why}", flush=True)
                 continue
             tried = [line for line in earlier if line["contestant"] == peer]
-            tried = tried or [measure(script, peer, variant, "trial") for variant in options.variants.get(peer, variants)]
+            tried = tried or [
+                measure(script, peer, variant, "trial") for variant in options.variants.get(peer, variants)
+            ]
             if (best := fastest(tried)) is None:
                 pair["unavailable"][peer] = f"no variant ran: {tried[0]['failed']}"
             else:
                 turns.append((script, peer, best))
         turns += [("gemm.py", "gemm", str(options.pack_tokens))]
         if options.slower_peers_once:
-            quickest = fastest([{**entry, "variant": entry["contestant"]} for entry in pair["trial"] if entry["contestant"] in PEERS])
+            quickest = fastest(
+                [{**entry, "variant": entry["contestant"]} for entry in pair["trial"] if entry["contestant"] in PEERS]
+            )
             slower = {turn[1:] for turn in turns if turn[1] in PEERS and turn[1] != quickest}
             pair["runs"] += [line for line in pair["trial"] if (line["contestant"], line["variant"]) in slower]
             turns = [turn for turn in turns if turn[1:] not in slower]
@@ -155,11 +173,16 @@ def machine() -> dict:
     try:
         text = Path("/proc/cpuinfo").read_text()
         model = next(line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name"))
-        memory = int(next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")).split()[1]) * 1024
+        memory = int(next(
+            line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")
+        ).split()[1]) * 1024
     except (OSError, StopIteration):
         model, memory = platform.processor(), None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"system": f"{platform.system()} {platform.machine()}", "processor": model, "cores": cores, "memory_bytes": memory}
+    return {
+        "system": f"{platform.system()} {platform.machine()}", "processor": model, "cores": cores,
+        "memory_bytes": memory
+    }
 
 
 def merge(path: Path, name: str, entry: dict):
@@ -176,22 +199,40 @@ def parse(words: list | None = None):
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="presets of the Llama and Gemma 3 families")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--repeats", type=int, default=5, help="alternations")
-    parser.add_argument("--examples", type=int, default=12, help="of the optimizer step; on paragraphs, whole groups of questions")
+    parser.add_argument(
+        "--examples", type=int, default=12, help="of the optimizer step; on paragraphs, whole groups of questions"
+    )
     parser.add_argument("--batching", default="tree", help="of llmlab: tree, packed, or padded-N")
-    parser.add_argument("--data", nargs="+", default=[], metavar="WORKLOAD=SOURCE", help="a file, or the name of a set, instead of the bundled one")
-    parser.add_argument("--variants", nargs="+", default=[], metavar="PEER=VARIANT,VARIANT", help="which variants a peer tries")
-    parser.add_argument("--slower-peers-once", action="store_true", help="peers other than the fastest of the trial are not run again")
-    parser.add_argument("--reuse-trial", action="store_true", help="take the variants that were fastest when the file's figures of the same pair were made")
+    parser.add_argument(
+        "--data", nargs="+", default=[], metavar="WORKLOAD=SOURCE",
+        help="a file, or the name of a set, instead of the bundled one"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", default=[], metavar="PEER=VARIANT,VARIANT", help="which variants a peer tries"
+    )
+    parser.add_argument(
+        "--slower-peers-once", action="store_true", help="peers other than the fastest of the trial are not run again"
+    )
+    parser.add_argument(
+        "--reuse-trial", action="store_true",
+        help="take the variants that were fastest when the file's figures of the same pair were made"
+    )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--pack-tokens", type=int, default=2048, help="rows of the matrices by which the machine's speed is measured")
+    parser.add_argument(
+        "--pack-tokens", type=int, default=2048, help="rows of the matrices by which the machine's speed is measured"
+    )
     parser.add_argument("--limit", type=float, default=900, help="seconds a measurement may take")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only", choices=("install", "measure", "table", "extras"), help="part of the work")
     options = parser.parse_args(words)
     options.data = dict(word.split("=", 1) for word in options.data)
-    options.data = {name: str(Path(source).resolve()) if Path(source).exists() else source for name, source in options.data.items()}
-    options.variants = {name: variants.split(",") for name, variants in (word.split("=", 1) for word in options.variants)}
+    options.data = {
+        name: str(Path(source).resolve()) if Path(source).exists() else source for name, source in options.data.items()
+    }
+    options.variants = {
+        name: variants.split(",") for name, variants in (word.split("=", 1) for word in options.variants)
+    }
     return options
 
 
@@ -204,8 +245,13 @@ def main():
             for model in options.models:
                 merge(options.results, f"{workload}/{model}", compare_pair(workload, model, options))
     if options.only in (None, "extras"):
-        done = subprocess.run([sys.executable, str(HERE / "extras.py")], env=environment(options.threads), check=True, capture_output=True, text=True, cwd=ROOT)
-        merge(options.results, "extras", {**json.loads(done.stdout.splitlines()[-1]), "machine": machine(), "date": datetime.date.today().isoformat()})
+        done = subprocess.run(
+            [sys.executable, str(HERE / "extras.py")], env=environment(options.threads), check=True,
+            capture_output=True, text=True, cwd=ROOT
+        )
+        merge(options.results, "extras", {
+            **json.loads(done.stdout.splitlines()[-1]), "machine": machine(), "date": datetime.date.today().isoformat()
+        })
     report.write(options.results)
 
 

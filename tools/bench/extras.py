@@ -21,14 +21,19 @@ def measure_preparation(model: str, source: str, processes: int) -> dict:
     from prepare import read_rows
 
     own = read_rows(source)
-    rows = Dataset.from_list([{**own[number % len(own)], "question": f"{own[number % len(own)]['question']} ({number})"} for number in range(ROWS)])
+    rows = Dataset.from_list([
+        {**own[number % len(own)], "question": f"{own[number % len(own)]['question']} ({number})"}
+        for number in range(ROWS)
+    ])
     tokenizer, prompt = load_tokenizer(locate_model(model).path), find_prompt("lab")
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         encoded = encode_rows(rows, prompt, tokenizer, 2048, cache_dir=folder, preprocessing_num_workers=processes)
         seconds = time.perf_counter() - started
     tokens = sum(length * count for length, count in encoded.tokens.lengths.items())
-    return {"data": source, "model": model, "rows": len(rows), "tokens": tokens, "processes": processes, "seconds": seconds}
+    return {
+        "data": source, "model": model, "rows": len(rows), "tokens": tokens, "processes": processes, "seconds": seconds
+    }
 
 
 def script_of(parameters: dict) -> str:

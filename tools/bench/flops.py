@@ -71,7 +71,10 @@ def count_work(examples: list, sizes: Sizes, lora_r: int = 8, lora_targets: tupl
     lora = sum(lora_r * sum(sizes.products[name]) for name in lora_targets) * layers
     parts = {"blocks": 4 * sizes.block_parameters * layers * tokens, "attention": 12 * width * sum(pairs), "lora": 6 * lora * tokens,
              "head": 4 * sizes.hidden_size * sizes.vocab_size * supervised}
-    wide = sum(sizes.products[name][0] * sizes.products[name][1] for name in ("o_proj", "gate_proj", "up_proj", "down_proj", "q_proj"))
+    wide = sum(
+        sizes.products[name][0] * sizes.products[name][1]
+        for name in ("o_proj", "gate_proj", "up_proj", "down_proj", "q_proj")
+    )
     inward = sum(sizes.products[name][0] * sizes.products[name][1] for name in ("q_proj", "k_proj", "v_proj"))
     spared = 4 * wide * (tokens - min(tokens, supervised)) + 2 * inward * tokens
     return {"examples": len(examples), "tokens": sum(len(example["input_ids"]) for example in examples), "distinct_tokens": tokens,

@@ -39,7 +39,10 @@ def main():
     rates = [measure(*shape[:3], transposed=number % 2 == 0) for number, shape in enumerate(shapes)]
     clock.stop()
     rate = 1 / sum(share / rate for (*_, share), rate in zip(shapes, rates))
-    report(task, clock, 0.0, 0, flops_per_second=rate, rows=rows, shapes=[[*shape, rate] for shape, rate in zip(shapes, rates)])
+    report(
+        task, clock, 0.0, 0, flops_per_second=rate, rows=rows,
+        shapes=[[*shape, rate] for shape, rate in zip(shapes, rates)]
+    )
 
 
 if __name__ == "__main__":

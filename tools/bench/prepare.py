@@ -54,7 +54,9 @@ def main(folder: str, workload: str, model: str, source: str, count: int, seed: 
         labels = [-100] * len(example.input_ids)
         for start, stop in example.learned:
             labels[start:stop] = example.input_ids[start:stop]
-        examples.append({"input_ids": list(example.input_ids), "labels": labels, "prompt_length": example.prompt_length})
+        examples.append(
+            {"input_ids": list(example.input_ids), "labels": labels, "prompt_length": example.prompt_length}
+        )
     adapted = build_model(config, checkpoint)
     adapted.save_pretrained(f"{folder}/adapter")
     settings = {name: getattr(config, name) for name in ("seed", "learning_rate", "lora_r", "lora_alpha")}

@@ -49,7 +49,9 @@ def summarize(pair: dict) -> list:
 def against_fastest(rows: list) -> dict | None:
     """Compare llmlab with the fastest peer: how many times its speed, and the share of its peak memory; None where one of the two is missing."""
     done = [row for row in rows if "failed" not in row]
-    own, peers = [row for row in done if row["contestant"] == "llmlab"], [row for row in done if row["contestant"] != "llmlab"]
+    own, peers = [row for row in done if row["contestant"] == "llmlab"], [
+        row for row in done if row["contestant"] != "llmlab"
+    ]
     if not own or not peers:
         return None
     peer = min(peers, key=lambda row: row["seconds"])
@@ -85,7 +87,9 @@ def describe(pair: dict) -> str:
     """Say on what, where and when a pair was measured."""
     work, machine = pair["work"], pair["machine"]
     memory = f", {machine['memory_bytes'] / 2**30:.0f} GiB" if machine["memory_bytes"] else ""
-    versions = next((run["versions"] for run in pair["runs"] if run["contestant"] == "llmlab" and "failed" not in run), {})
+    versions = next(
+        (run["versions"] for run in pair["runs"] if run["contestant"] == "llmlab" and "failed" not in run), {}
+    )
     return (f"{pair['data']}, {work['examples']} examples on {pair['paragraphs']} {'paragraphs' if pair['workload'] == 'mrc' else 'subjects'}: {work['tokens']:,} tokens, "
             f"{work['distinct_tokens']:,} of them distinct by their beginnings, {work['supervised_tokens']:,} supervised. {pair['model']}, LoRA r={pair['lora_r']} on "
             f"{', '.join(pair['lora_targets'])}, float32. {machine['processor']}, {machine['cores']} cores ({pair['threads']} threads){memory}; {machine['system']}; "
@@ -131,10 +135,14 @@ def plot_pairs(results: dict):  # a matplotlib figure
     from matplotlib import pyplot
 
     pairs = pairs_of(results)
-    figure, axes = pyplot.subplots(2, max(len(pairs), 1), figsize=(3.2 * max(len(pairs), 1) + 1, 5.2), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        2, max(len(pairs), 1), figsize=(3.2 * max(len(pairs), 1) + 1, 5.2), squeeze=False, layout="constrained"
+    )
     for column, (name, pair) in zip(axes.T, pairs.items()):
         rows = [row for row in summarize(pair) if "failed" not in row]
-        labels = [row["contestant"].split(" ")[0] + ("" if row["same loss"] else "*") + f"\n{row['setting']}" for row in rows]
+        labels = [
+            row["contestant"].split(" ")[0] + ("" if row["same loss"] else "*") + f"\n{row['setting']}" for row in rows
+        ]
         colors = ["#2a6f97" if row["contestant"] == "llmlab" else "#b0b7bd" for row in rows]
         for axis, measure in zip(column, ("examples/s", "peak GiB")):
             bars = axis.bar(labels, [row[measure] for row in rows], color=colors)
@@ -185,11 +193,15 @@ def plot_sampling(results: dict):  # a matplotlib figure
 
     figure, axis = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
     for color, (group, runs) in zip(("#2a6f97", "#d1495b", "#66a182", "#edae49"), sampling_gains(results)[0].items()):
-        curves = [[*losses.items()][1:] for losses, _ in runs.values()]  # what was before is in the text, and would flatten the rest
+        # what was before is in the text, and would flatten the rest
+        curves = [[*losses.items()][1:] for losses, _ in runs.values()]
         for curve in curves:
             axis.plot(*zip(*curve), color=color, linewidth=0.6, alpha=0.6)
         means = [(points[0][0], statistics.mean(loss for _, loss in points)) for points in zip(*curves)]
-        axis.plot(*zip(*means), color=color, linewidth=2, marker="o", markersize=3, label=f"up to {group} of a paragraph in a step" if group > 1 else "random order")
+        axis.plot(
+            *zip(*means), color=color, linewidth=2, marker="o", markersize=3,
+            label=f"up to {group} of a paragraph in a step" if group > 1 else "random order"
+        )
     axis.set(xlabel="questions seen", ylabel="held-out loss")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8, frameon=False)
@@ -203,7 +215,9 @@ def write(path: Path):
     matplotlib.use("Agg")
     results = json.loads(path.read_text(encoding="utf-8"))
     sections = [pair_report(name, pair) for name, pair in pairs_of(results).items()]
-    sections += ["### Preparation, and the notebook's price", extras_report(results["extras"])] if "extras" in results else []
+    sections += [
+        "### Preparation, and the notebook's price", extras_report(results["extras"])
+    ] if "extras" in results else []
     text = "\n\n".join(sections) + "\n"
     print(text)
     path.with_name("table.md").write_text(text, encoding="utf-8")

@@ -24,7 +24,9 @@ RESULTS = ROOT / "nbs" / "bench" / "scale.json"
 QUESTIONS, CONTEXTS, ROWS = (1, 2, 4, 8, 16, 32), (256, 512, 1024, 2048, 4096), (1_000, 10_000, 100_000, 1_000_000)
 
 
-def made_examples(context: int, questions: int, own: int = 40, answer: int = 8, vocabulary: int = 40_000, seed: int = 1) -> list:
+def made_examples(
+    context: int, questions: int, own: int = 40, answer: int = 8, vocabulary: int = 40_000, seed: int = 1
+) -> list:
     """Make one paragraph of `context` tokens and questions of `own` tokens on it with answers, all drawn by chance: only their lengths matter here."""
     draw = random.Random(seed)
 
@@ -34,7 +36,9 @@ def made_examples(context: int, questions: int, own: int = 40, answer: int = 8, 
     paragraph, examples = tokens(context), []
     for _ in range(questions):
         prompt, learned = paragraph + tokens(own), tokens(answer)
-        examples.append({"input_ids": prompt + learned, "labels": [-100] * len(prompt) + learned, "prompt_length": len(prompt)})
+        examples.append(
+            {"input_ids": prompt + learned, "labels": [-100] * len(prompt) + learned, "prompt_length": len(prompt)}
+        )
     return examples
 
 
@@ -53,10 +57,14 @@ def measure_steps(model: str, shapes: list, batchings: list, limit: float):
         for kind, context, questions in shapes:
             examples = made_examples(context, questions)
             path = Path(folder, f"{context}-{questions}.json")
-            path.write_text(json.dumps({**task, "examples": examples, "work": count_work(examples, sizes, task["lora_r"])}))
+            path.write_text(
+                json.dumps({**task, "examples": examples, "work": count_work(examples, sizes, task["lora_r"])})
+            )
             for batching in batchings:
                 done = run_one("with_lab.py", None, path, batching, 2, limit)
-                kept = {name: done[name] for name in ("failed", "seconds", "cpu_seconds", "peak_bytes", "growth_bytes", "computed_tokens", "loss") if name in done}
+                kept = {name: done[name] for name in (
+                    "failed", "seconds", "cpu_seconds", "peak_bytes", "growth_bytes", "computed_tokens", "loss"
+                ) if name in done}
                 yield {"part": kind, "model": model, "context": context, "questions": questions, "batching": batching, "tokens": sum(
                     len(example["input_ids"]) for example in examples), **kept}
 
@@ -68,7 +76,10 @@ def write_rows(path: Path, count: int):
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             answer = " ".join(draw.choices(words, k=draw.randint(10, 40)))
-            file.write(json.dumps({"instruction": f"{number}번째 질문: {' '.join(draw.choices(words, k=8))}?", "output": answer}, ensure_ascii=False) + "\n")
+            file.write(json.dumps(
+                {"instruction": f"{number}번째 질문: {' '.join(draw.choices(words, k=8))}?", "output": answer},
+                ensure_ascii=False
+            ) + "\n")
 
 
 def prepare_rows(path: str, folder: str, model: str, streaming: bool):
@@ -80,14 +91,20 @@ def prepare_rows(path: str, folder: str, model: str, streaming: bool):
     from llmlab.tokens.prompts import find_prompt
 
     tokenizer, prompt = load_tokenizer(locate_model(model).path), find_prompt("lab")
-    encode_rows([{"question": "가", "answer": "나", "input": "", "context": "", "system": "", "history": []}], prompt, tokenizer, 512, cache_dir=folder)  # imports and such
+    # imports and such
+    encode_rows(
+        [{"question": "가", "answer": "나", "input": "", "context": "", "system": "", "history": []}], prompt, tokenizer,
+        512, cache_dir=folder
+    )
     before, started, cpu = resident_bytes(), time.perf_counter(), cpu_seconds()
     data = load_data(path, cache_dir=folder, streaming=streaming, max_eval_samples=200)
     read = time.perf_counter() - started
     if streaming:
         count = sum(1 for _ in encode_stream(data.train, prompt, tokenizer, 512))
     else:
-        count = len(encode_rows(data.train, prompt, tokenizer, 512, cache_dir=folder, preprocessing_num_workers=1).examples)
+        count = len(
+            encode_rows(data.train, prompt, tokenizer, 512, cache_dir=folder, preprocessing_num_workers=1).examples
+        )
     print("\n" + json.dumps({"examples": count, "seconds": time.perf_counter() - started, "reading_seconds": read, "cpu_seconds": cpu_seconds() - cpu,
                              "peak_bytes": peak_bytes(), "before_bytes": before, "private_bytes": private_bytes()}))
 
@@ -110,7 +127,9 @@ def measure_rows(model: str, counts: list, limit: float):
                 try:
                     done = subprocess.run([sys.executable, __file__, "--inside", f"{folder}/rows.jsonl", f"{folder}/cache", model, str(streaming)], cwd=ROOT, text=True,
                                           capture_output=True, stdin=subprocess.DEVNULL, env=environment(2), timeout=limit)
-                    found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": done.stderr.strip().splitlines()[-1]}
+                    found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {
+                        "failed": done.stderr.strip().splitlines()[-1]
+                    }
                 except subprocess.TimeoutExpired:
                     found = {"failed": f"took more than {limit:.0f} s"}
                 yield {"part": "rows", "model": model, "rows": count, "streaming": streaming, **found}
@@ -131,7 +150,10 @@ def plot(lines: list):  # a matplotlib figure
     from matplotlib import pyplot
 
     time_of = {"questions": "seconds", "context": "seconds", "rows": "cpu_seconds"}  # rows are prepared by one process
-    labels = {"questions": "questions on one paragraph of 512 tokens", "context": "tokens of the context of 8 questions", "rows": "rows prepared"}
+    labels = {
+        "questions": "questions on one paragraph of 512 tokens", "context": "tokens of the context of 8 questions",
+        "rows": "rows prepared"
+    }
     figure, axes = pyplot.subplots(2, 3, figsize=(11, 5.6), layout="constrained")
     for column, (part, measured) in zip(axes.T, time_of.items()):
         own = [line for line in lines if line["part"] == part and "failed" not in line]
@@ -140,7 +162,10 @@ def plot(lines: list):  # a matplotlib figure
                             if (line["model"], line.get("batching"), line.get("streaming")) == series)
             label = f"{series[0]}, {series[1] or ('stream' if series[2] else 'set on disk')}"
             for axis, place in zip(column, (1, 2)):
-                axis.plot([point[0] for point in points], [point[place] for point in points], marker="o", markersize=3, label=label)
+                axis.plot(
+                    [point[0] for point in points], [point[place] for point in points], marker="o", markersize=3,
+                    label=label
+                )
         for axis, measure in zip(column, ("processor seconds" if measured == "cpu_seconds" else "seconds", "peak GiB")):
             axis.set(xscale="log", xlabel=labels[part], ylabel=measure)
             axis.spines[["top", "right"]].set_visible(False)
@@ -174,7 +199,9 @@ def main():
     if sys.argv[1:2] == ["--inside"]:
         return prepare_rows(*sys.argv[2:5], streaming=sys.argv[5] == "True")
     parser = argparse.ArgumentParser(prog="make scale ARGS=...", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", nargs="+", choices=("questions", "context", "rows"), default=["questions", "context", "rows"])
+    parser.add_argument(
+        "--only", nargs="+", choices=("questions", "context", "rows"), default=["questions", "context", "rows"]
+    )
     parser.add_argument("--models", nargs="+", default=["smollm2-135m"])
     parser.add_argument("--batching", nargs="+", default=["tree", "padded-1"])
     parser.add_argument("--questions", nargs="+", type=int, default=QUESTIONS)

@@ -19,8 +19,12 @@ def main():
         arguments = TrainingArguments(**common_arguments(task, folder), per_device_train_batch_size=size, gradient_accumulation_steps=number,
                                       train_sampling_strategy="group_by_length", remove_unused_columns=False, dataloader_pin_memory=False)
         watch = clock_callback(clock, warm_up_on(task["examples"]))
-        rows = Dataset.from_list([{"input_ids": example["input_ids"], "labels": example["labels"]} for example in task["examples"]])
-        Trainer(model=load_model(task), args=arguments, train_dataset=rows, data_collator=collator, callbacks=[watch]).train()
+        rows = Dataset.from_list(
+            [{"input_ids": example["input_ids"], "labels": example["labels"]} for example in task["examples"]]
+        )
+        Trainer(
+            model=load_model(task), args=arguments, train_dataset=rows, data_collator=collator, callbacks=[watch]
+        ).train()
     report(task, clock, watch.loss, watch.tokens)
 
 

@@ -21,7 +21,10 @@ def main():
 
     task = read_task()
     batching, _, size = task["variant"].partition("-")
-    examples = [Example(example["input_ids"], example["prompt_length"], ranges(example["labels"])) for example in task["examples"]]
+    examples = [
+        Example(example["input_ids"], example["prompt_length"], ranges(example["labels"]))
+        for example in task["examples"]
+    ]
     size, number = split_evenly(len(examples), int(size or len(examples)))
     longest = max(2048, *(len(example.input_ids) for example in examples))
     config = dict(model=task["name"], batching=batching, per_device_train_batch_size=size, gradient_accumulation_steps=number, eval_strategy="no",
@@ -37,7 +40,10 @@ def main():
         model.zero_grad(set_to_none=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(make_config({**config, "max_steps": 1}), model, tokenizer, examples, examples[:1], folder, [clock_callback(clock, warm_up)])
+        trainer = make_trainer(
+            make_config({**config, "max_steps": 1}), model, tokenizer, examples, examples[:1], folder,
+            [clock_callback(clock, warm_up)]
+        )
         trainer.train()
     report(task, clock, trainer.loss_trace[0], trainer.sharing.tokens_computed, pack_tokens=trainer.batcher.pack_tokens)
 

@@ -23,7 +23,9 @@ def pack(examples: list, tokenizer, length: int) -> dict:
     settings = types.SimpleNamespace(cutoff_len=length, neat_packing=True)
     count = len(examples)
     none = {name: [None] * count for name in ("_system", "_tools", "_images", "_videos", "_audios")}
-    return Given(None, tokenizer, None, settings).preprocess_dataset({"_prompt": [[example] for example in examples], "_response": [[""]] * count, **none})
+    return Given(None, tokenizer, None, settings).preprocess_dataset(
+        {"_prompt": [[example] for example in examples], "_response": [[""]] * count, **none}
+    )
 
 
 def main():
@@ -49,10 +51,16 @@ def main():
         size, number = split_evenly(len(examples), int(size))
         length = max(len(example["input_ids"]) for example in examples)
         rows = {name: [example[name] for example in examples] for name in ("input_ids", "labels")}
-        rows |= {"attention_mask": [[1] * len(ids) for ids in rows["input_ids"]], **{name: [None] * len(examples) for name in ("images", "videos", "audios")}}
+        rows |= {
+            "attention_mask": [[1] * len(ids) for ids in rows["input_ids"]],
+            **{name: [None] * len(examples) for name in ("images", "videos", "audios")}
+        }
     with tempfile.TemporaryDirectory() as folder:
         DatasetDict(train=Dataset.from_dict(rows)).save_to_disk(f"{folder}/tokens")
-        settings = {name: value for name, value in common_arguments(task, f"{folder}/out").items() if name not in ("optim", "gradient_checkpointing")}
+        settings = {
+            name: value for name,
+            value in common_arguments(task, f"{folder}/out").items() if name not in ("optim", "gradient_checkpointing")
+        }
         model, data, training, tuning, generating = get_train_args({
             **settings, "stage": "sft", "do_train": True, "model_name_or_path": task["model"], "adapter_name_or_path": task["adapter"],
             "create_new_adapter": False, "finetuning_type": "lora", "lora_rank": task["lora_r"], "lora_alpha": task["lora_alpha"],

@@ -26,7 +26,9 @@ def main():
         arguments = SFTConfig(**common_arguments(task, folder), per_device_train_batch_size=size, gradient_accumulation_steps=number,
                               dataloader_pin_memory=False, **kinds)
         watch = clock_callback(clock, warm_up_on(examples))
-        trainer = SFTTrainer(model=load_model(task), args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[watch])
+        trainer = SFTTrainer(
+            model=load_model(task), args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[watch]
+        )
         trainer.train()
     report(task, clock, watch.loss, watch.tokens)
 
