@@ -5,7 +5,6 @@ import time
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llmlab.experiment import plan as planning
 from llmlab.config.schema import ExperimentConfig
@@ -196,7 +195,7 @@ def test_model_without_packs_is_planned_as_it_is_trained(folders, monkeypatch):
     def refuse(*positional, **named):
         raise NotImplementedError("its attention asks for s_aux")
 
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "llmlab_forest", refuse)
+    monkeypatch.setattr("llmlab.batching.attention.forest_attention", refuse)
     plan = tiny_plan(folders["llama"])
     assert plan.config.batching == "padded" and "asks for s_aux), and is trained with batching=padded" in plan.work.note
 

@@ -458,9 +458,6 @@ def forest_attention(
         output = dense_attention(query, key, value, segments, scale, window, softcap, dropout)
     return output.transpose(1, 2), None
 
-
-ALL_ATTENTION_FUNCTIONS.register("llmlab_forest", forest_attention)
-
 # %% ../../nbs/03_batching/02_attention.ipynb #attention-mode
 @contextmanager
 def forest_mode(
@@ -469,6 +466,7 @@ def forest_mode(
     implementation: str = "llmlab_forest",  # in transformers' registry
 ):
     "Let a model attend over a pack for a while; it is as it was afterwards."
+    ALL_ATTENTION_FUNCTIONS.register("llmlab_forest", forest_attention)  # this copy of it, which knows the pack
     before = model.config._attn_implementation
     model.config._attn_implementation = implementation
     UNDER_WAY.append(PackUnderWay(pack))

@@ -18,7 +18,7 @@ from ..batching.steps import StepSampler
 from ..common.errors import LabError, first_line
 from ..config.schema import ExperimentConfig
 from ..data.load import load_data
-from .meta_model import Blueprint, find_blueprint
+from .meta_model import Blueprint
 from ..models.checkpoints import load_tokenizer
 from ..tokens.encode import Encoded, encode_rows
 from ..tokens.prompts import choose_prompt, find_prompt
