@@ -45,7 +45,7 @@ CONTEXTS = {  # a part of the condition -> settings under which it does not hold
     "tensorboard in": ({"report_to": ["mlflow"]}, {"report_to": ["tensorboard"]}),
     "a held-out share": ({"eval_dataset": "other.jsonl"}, {}),
 }
-ROWS = [(name, need) for need in NEEDS for name in need.settings.split()]
+ROWS = [(name, need) for need in NEEDS for name in need.names.split()]
 
 
 def complaints(settings):

@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .attention import forest_attention, forest_mode
 from .batcher import Batcher, choose_pack_tokens
 from .loss import find_head, loss_of_answers
-from ..common.errors import LabError, first_line
+from ..common.errors import LabError, concerns_memory, first_line
 from ..config.schema import ExperimentConfig
 from ..tokens.tokenize import Example
 
@@ -192,7 +192,7 @@ def model_problem(model) -> str | None:
             scores = model(input_ids=ids, use_cache=False).logits  # (1, tokens, vocab_size)
             slopes = torch.autograd.grad(scores[0, 8].float().square().sum(), cut[0])[0][0].norm(dim=-1)  # (tokens,)
     except CANNOT_TAKE_PACKS as error:
-        if "memory" in str(error):
+        if concerns_memory(error):
             raise
         return f"it fails on a first text ({type(error).__name__}: {first_line(error)})"
     if scores.isnan().any():
@@ -235,7 +235,7 @@ def forest_problem(
     try:
         problem = pass_problem(model, batcher, longest, "llmlab_probe")
     except CANNOT_TAKE_PACKS as error:
-        if "memory" in str(error):
+        if concerns_memory(error):
             raise
         return first_line(error) if windows else _UNREGISTERED
     if not windows:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LIBRARY_CLASSES', 'PASSED_FILE', 'KINDS', 'PASSED_NEEDS', 'BY_LOSS', 'MOST_RATES', 'ADAM_NAMES', 'DRY_VOCABULARY',
            'DRY_RUNS', 'ANY_LENGTH', 'read_table', 'library_class', 'name_problem', 'library_fields', 'kind_problem',
-           'PassedNeed', 'idle_problems', 'warmup_length', 'learning_rates', 'schedule_problems', 'idle_steps',
-           'idle_remark', 'optimizer_problems', 'generation_problems', 'passed_problems']
+           'Need', 'for_processes', 'idle_problems', 'warmup_length', 'learning_rates', 'schedule_problems',
+           'idle_steps', 'idle_remark', 'optimizer_problems', 'generation_problems', 'passed_problems']
 
 # %% ../../nbs/08_config/05_passed.ipynb #config-passed-imports
 import functools
@@ -22,10 +22,10 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import pydantic
-import yaml
 
 from ..common.device import has_gpu
 from ..common.errors import LabError, brief, closest, first_line
+from ..common.files import own_yaml
 from .schema import ExperimentConfig, default_of
 
 # %% ../../nbs/08_config/05_passed.ipynb #config-passed-table
@@ -44,7 +44,7 @@ def read_table() -> dict[str, dict[str, tuple[str, str]]]:
     # dict -> field -> lab and our name for it, works and what it may be, or refused and why
     "Read what becomes of each field of the libraries' classes."
     table = {}
-    for dict_name, kinds in yaml.safe_load(PASSED_FILE.read_text(encoding="utf-8")).items():
+    for dict_name, kinds in own_yaml(PASSED_FILE.read_text(encoding="utf-8")).items():
         fields = {name: ("lab", setting) for name, setting in kinds["lab"].items()}
         for kind in ("works", "refused"):
             fields |= {name: (kind, word) for word, names in kinds[kind].items() for name in names}
@@ -127,42 +127,47 @@ def kind_problem(
         return None
 
 # %% ../../nbs/08_config/05_passed.ipynb #config-passed-idle
-class PassedNeed(typing.NamedTuple):
-    "What some fields of a dict need to have an effect."
-    dict_name: str
-    names: tuple[str, ...]
+class Need(typing.NamedTuple):
+    "What some settings, or fields of a dict, need to have an effect."
+    names: str  # with spaces between
     condition: str  # in words
     holds: Callable[[ExperimentConfig], bool]
 
 
-_PROCESSES = ("ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout", "fsdp",
-              "fsdp_config", "deepspeed", "log_level_replica", "log_on_each_node")
+def for_processes(names: str) -> Need:
+    "Say that settings are about several processes."
+    return Need(names, "several processes (num_workers above 1, or torchrun)",
+                lambda config: config.num_workers > 1 or "RANK" in os.environ)
+
+
+_PROCESSES = ("ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config "
+              "deepspeed log_level_replica log_on_each_node")
 _LAYERWISE = ("galore", "apollo")  # optimizers for chosen layers
-PASSED_NEEDS = (
-    PassedNeed("training_args", _PROCESSES, "several processes (num_workers above 1, or torchrun)",
-               lambda config: config.num_workers > 1 or "RANK" in os.environ),
-    PassedNeed("training_args", ("torch_empty_cache_steps",), "a GPU", lambda config: has_gpu()),
-    PassedNeed("training_args", ("eval_delay",), "eval_strategy=steps or epoch",
-               lambda config: config.eval_strategy != "no"),
-    PassedNeed("training_args", ("logging_first_step",), "logging_steps above 1",
-               lambda config: config.logging_steps > 1),
-    PassedNeed("training_args", ("optim_target_modules",), "an optim of galore or apollo",
-               lambda config: config.optim.startswith(_LAYERWISE)),
-    PassedNeed("training_args", ("dataloader_num_workers",),
-               "streaming=false (a stream is read and counted where training runs)",
-               lambda config: not config.streaming),
-    PassedNeed("quantization_args", ("llm_int8_threshold",), "load_in_8bit=true", lambda config: config.load_in_8bit),
-    PassedNeed("quantization_args", ("bnb_4bit_quant_storage",), "load_in_4bit=true",
-               lambda config: config.load_in_4bit),
-)
+PASSED_NEEDS = {  # dict -> what its fields need
+    "training_args": (
+        for_processes(_PROCESSES),
+        Need("torch_empty_cache_steps", "a GPU", lambda config: has_gpu()),
+        Need("eval_delay", "eval_strategy=steps or epoch", lambda config: config.eval_strategy != "no"),
+        Need("logging_first_step", "logging_steps above 1", lambda config: config.logging_steps > 1),
+        Need("optim_target_modules", "an optim of galore or apollo", lambda config: config.optim.startswith(_LAYERWISE)),
+        Need("dataloader_num_workers", "streaming=false (a stream is read and counted where training runs)",
+             lambda config: not config.streaming),
+    ),
+    "quantization_args": (
+        Need("llm_int8_threshold", "load_in_8bit=true", lambda config: config.load_in_8bit),
+        Need("bnb_4bit_quant_storage", "load_in_4bit=true", lambda config: config.load_in_4bit),
+    ),
+}
 
 
 def idle_problems(config: ExperimentConfig) -> Iterator[str]:
     "Find fields that would have nothing to work on."
-    for need in PASSED_NEEDS:
-        for name in need.names:
-            if getattr(config, need.dict_name).get(name) and not need.holds(config):
-                yield f"{need.dict_name}: {name} has no effect without {need.condition}: set that, or leave it out."
+    for dict_name, needs in PASSED_NEEDS.items():
+        for need in needs:
+            idle = [name for name in need.names.split() if getattr(config, dict_name).get(name)]
+            if idle and not need.holds(config):
+                yield from (f"{dict_name}: {name} has no effect without {need.condition}: set that, or leave it out."
+                            for name in idle)
 
 # %% ../../nbs/08_config/05_passed.ipynb #config-passed-rates
 BY_LOSS = ("reduce_lr_on_plateau", "greedy")  # schedules that go by the eval loss, not by the step
@@ -358,7 +363,7 @@ def passed_problems(
     for dict_name, beside in DRY_RUNS.items():
         if given := getattr(config, dict_name):
             problems += _made_problems(dict_name, {**beside, **given})
-    if config.training_args and not {*_PROCESSES} & {*config.training_args}:  # some of which look for others
+    if config.training_args and not {*_PROCESSES.split()} & {*config.training_args}:  # some of which look for others
         problems += _made_problems("training_args", {"use_cpu": not has_gpu(), **config.training_args})
     return problems
 

@@ -15,7 +15,7 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.errors import LabError, brief, entry_from, lookup
+from ..common.errors import LabError, brief, entry_from, lookup, printable
 from ..common.files import ordinary_file, read_text, read_yaml, trusted
 from ..data.sources import DATASETS, DatasetPreset
 from ..evaluation.tasks import TASKS, Task
@@ -140,10 +140,6 @@ def trust(content: str):  # of a file
                 file.write(hashlib.sha256(content.encode()).hexdigest() + "\n")
 
 
-def _printable(line: str) -> str:
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
-
-
 def check_trust(path: Path, content: str):
     "Show a file that a record would run; raise a `LabError` where this user has neither run it before nor trusts it."
     if _is_known(content):
@@ -152,7 +148,7 @@ def check_trust(path: Path, content: str):
     shown = lines[:SHOWN_LINES]
     if len(lines) > SHOWN_LINES:
         shown.append(f"... and {len(lines) - SHOWN_LINES:,} lines more: read {path} to its end.")
-    shown = "\n".join(map(_printable, shown))
+    shown = "\n".join(map(printable, shown))
     text = f"{path.name} comes with a run, and you have not run it here before:\n\n{shown}\n"
     if not trusted():
         raise LabError(f"{text}\nIt would run with all your rights, so it was not run. If you trust it, repeat the "

@@ -13,10 +13,10 @@ import warnings
 from functools import partial
 
 from ..common.device import has_gpu
-from ..common.errors import LabError, brief, closest, first_line
+from ..common.errors import LabError, brief, closest, concerns_memory, first_line
 from ..common.settings import LoraSettings, takes_settings
 from .checkpoints import Checkpoint
-from .experts import divide_targets, expert_weights, fused_experts, is_router
+from .experts import divide_targets, expert_weights, fused_experts, is_named, is_router
 from .presets import ModelPreset
 
 # %% ../../nbs/07_models/03_adapters.ipynb #7905c518
@@ -88,7 +88,7 @@ def check_targets(
                            f"{', '.join(known)}; or all-linear.")
         return
     for target in target_modules:
-        if not target or not any(f".{name}".endswith(f".{target}") for name in names):
+        if not target or not any(is_named(name, target) for name in names):
             raise LabError(f"{parameter}: {family} has no layer {brief(target)}.{closest(target, known)} Its linear "
                            f"layers: {', '.join(known)}.")
 
@@ -166,7 +166,7 @@ def _check_parameters(model, options):
     "Raise a `LabError` for weights that there are not, and for settings that cannot be had with them."
     names, asked = [name for name, _ in model.named_parameters()], options.get("target_parameters") or []
     for target in asked:
-        if not target or not any(f".{name}".endswith(f".{target}") for name in names):
+        if not target or not any(is_named(name, target) for name in names):
             hint = closest(target, {".".join(name.split(".")[-2:]) for name in names})
             family = model.config.model_type
             raise LabError(f"lora_args: target_parameters: {family} has no weight {brief(target)}.{hint}")
@@ -192,7 +192,7 @@ def _adapt(model, options):
             warnings.filterwarnings("error", IGNORED)
             return get_peft_model(model, LoraConfig(**options))
     except Exception as error:  # of any kind: it checks little by itself
-        if "memory" in str(error):
+        if concerns_memory(error):
             raise
         family, barred = model.config.model_type, _barred_layers(error)
         if barred:
@@ -227,7 +227,7 @@ def _barred_layers(error):
 def _is_asked(layer, targets):
     "Say whether LoRA was meant to go on a layer of a mixture of experts."
     if isinstance(targets, list):
-        return any(f".{layer}".endswith(f".{target}") for target in targets)
+        return any(is_named(layer, target) for target in targets)
     return not is_router(layer) if targets == "all-linear" else re.fullmatch(targets, layer)
 
 

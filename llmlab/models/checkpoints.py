@@ -23,10 +23,10 @@ from pathlib import Path
 
 from ..common.device import device_for_model, has_gpu
 from ..common.display import show_table
-from ..common.errors import LabError, brief, closest, label
+from ..common.errors import LabError, brief, closest, first_line, label
 from ..common.files import find_path, trusted
 from ..common.settings import ModelSettings, TokenizerSettings, WeightSettings, takes_settings
-from .experts import model_notes
+from .experts import count_numbers, model_notes
 from .clock import with_day
 from .presets import MODELS, ModelPreset, architecture_config, find_model_preset
 from .reader import PICKLE_PROBLEM, check_adapter, check_folder, check_token_ids, check_tokenizer, reading
@@ -113,7 +113,7 @@ def _hub_problem(error, model_id, revision):
     if isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
         hint = closest(model_id, [preset.id for preset in MODELS.values()])
         return f"the hub has no such model (or it is private: run `hf auth login`). Is the name right?{hint}"
-    return (f"it is not in the cache and the hub cannot be reached ({str(error).splitlines()[0]}). Connect and try "
+    return (f"it is not in the cache and the hub cannot be reached ({first_line(error)}). Connect and try "
             f"again; or download it elsewhere (`hf download {model_id}`) and give its folder as model=PATH, or copy it "
             "into the hub cache (HF_HOME, or cache_dir=PATH).")
 
@@ -480,15 +480,9 @@ def hash_weights(path: str | Path) -> str:  # hexadecimal
 
 
 def count_parameters(model) -> dict[str, int]:  # trainable, total
-    "Count parameters as numbers, however they are packed (4-bit weights hold two a byte)."
-    counts = {"trainable": 0, "total": 0}
-    for parameter in model.parameters():
-        packed = parameter.__class__.__name__ == "Params4bit"
-        size = parameter.quant_state.shape.numel() if packed and parameter.quant_state else parameter.numel()
-        counts["total"] += size
-        if parameter.requires_grad:
-            counts["trainable"] += size
-    return counts
+    "Count parameters as numbers, however they are packed."
+    sizes = [(count_numbers(parameter), parameter.requires_grad) for parameter in model.parameters()]
+    return {"trainable": sum(size for size, learns in sizes if learns), "total": sum(size for size, _ in sizes)}
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #3aa874a0
 def describe_model(

@@ -12,9 +12,8 @@ import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import yaml
-
 from ..common.errors import brief, entry_from
+from ..common.files import own_yaml
 from .reader import check_parts, reading
 
 # %% ../../nbs/07_models/01_presets.ipynb #d78c4d23
@@ -50,8 +49,7 @@ class ModelPreset:
 # %% ../../nbs/07_models/01_presets.ipynb #8bec11ff
 def read_presets(text: str) -> dict[str, ModelPreset]:
     "Read presets from YAML; raise a `LabError` that names the field which is wrong."
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
-    return {name: entry_from(ModelPreset, fields, name) for name, fields in yaml.load(text, loader).items()}
+    return {name: entry_from(ModelPreset, fields, name) for name, fields in own_yaml(text).items()}
 
 
 PRESETS_FILE = importlib.resources.files("llmlab.models") / "presets.yaml"

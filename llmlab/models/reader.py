@@ -18,7 +18,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
-from ..common.errors import LabError, brief, plain
+from ..common.errors import LabError, brief, concerns_memory, plain
 from ..common.files import ordinary_file, parse_json, read_text, trusted
 
 # %% ../../nbs/07_models/00_reader.ipynb #reader-object
@@ -67,7 +67,7 @@ def reading(
     except Exception as error:  # of whatever class: the folder is somebody else's, and so is the library
         lines = [line.strip() for line in str(error).split("\n") if line.strip()]
         reason = plain(" ".join(lines[:2]))[:300]
-        if type(error).__name__ == "OutOfMemoryError" or "memory" in reason:
+        if concerns_memory(error):
             raise
         kind = "" if " " in reason else f"{type(error).__name__}: "
         raise LabError(f"{subject}: {kind}{reason.rstrip('.')}. {remedy}") from None

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..batching.batcher import Batcher, batch_mode
 from ..batching.forest import Sharing
 from ..batching.loss import find_head, loss_of_answers
-from ..common.errors import LabError, first_line
+from ..common.errors import LabError, concerns_memory, first_line
 from ..config.schema import ExperimentConfig
 from ..models.checkpoints import Checkpoint
 from ..tokens.tokenize import Example
@@ -179,7 +179,7 @@ def check_gradients(
     try:
         check = compare_gradients(model.double() if float64 else model, batcher, examples)
     except (RuntimeError, TypeError, ValueError) as error:
-        if not float64 or "memory" in str(error):
+        if not float64 or concerns_memory(error):
             raise
         raise LabError(f"--float64: {checkpoint.family} does not compute in double precision ({first_line(error)}): "
                        "leave --float64 out.") from None
