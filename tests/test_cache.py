@@ -57,10 +57,10 @@ def test_reading_is_using_and_writing_clears(tmp_path):
 def test_set_is_not_cleared_while_it_is_read(tmp_path, monkeypatch):
     """A process that clears the cache just when another has begun to read a set leaves that set alone."""
     prepare(tmp_path, 0), prepare(tmp_path, 1)
-    folder, cleared, digest = prepared_cache(tmp_path), [], packing._file_digest
+    folder, cleared, digest = prepared_cache(tmp_path), [], packing.file_digest
     age(folder, 10)
     monkeypatch.setattr(
-        packing, "_file_digest", lambda path: (cleared.extend(clear_unused(folder, max_bytes=0)), digest(path))[1]
+        packing, "file_digest", lambda path: (cleared.extend(clear_unused(folder, max_bytes=0)), digest(path))[1]
     )
     with warnings.catch_warnings(action="error"):
         encoded = prepare(tmp_path, 0)

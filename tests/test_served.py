@@ -142,6 +142,7 @@ KINDS = {  # tokenizer and chat template -> how it is made
     "exaone": lambda: wrapped(byte_level(EXAONE, WORDS), TURNS, bos_token="[BOS]", eos_token=EXAONE[3]),
     "hyperclova, smollm": lambda: wrapped(
         byte_level([*IM, "<|endofturn|>"]), CHATML, bos_token=IM[0], eos_token="<|endofturn|>"),
+    "turns without an end": lambda: wrapped(byte_level(IM, WORDS), turns("<|", r"|>\n", r"'\n'"), eos_token=IM[0]),
 }
 FAMILIES = {  # of the presets -> kinds of tokenizers
     "llama": ("llama 2", "tinyllama", "solar, legacy", "kanana, mi:dm", "hyperclova, smollm"),

@@ -23,7 +23,9 @@ import nbformat
 from papermill.engines import NBClientEngine, papermill_engines
 
 from ..common.errors import SAVE_MEMORY, LabError, brief, fault_advice, first_line, without_secrets
-from ..common.files import output_folder, parse_json, project_root, read_json_lines, read_text, write_atomic
+from llmlab.common.files import (
+    output_folder, parse_json, project_root, read_json_lines, read_text, remove, write_atomic,
+)
 from ..common.settings import coerce
 from ..config.arguments import read_settings
 from ..config.schema import ExperimentConfig, default_of
@@ -255,7 +257,7 @@ class Attempt:
         "Take away what this attempt has made, and put back what it has changed."
         new = [path for path in self.folder.glob("*") if path not in self.before] if self.opened else []
         for path in [self.folder] if self.owned else new:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path)
         for path, content in self.before.items():
             if content is not None and self.opened:
                 write_atomic(path, content)
@@ -285,13 +287,12 @@ class Attempt:
         except OSError as problem:
             self.notebook.unlink(missing_ok=True)  # half of it
             if not (error and fault_advice(error)):
-                told = fault_advice(problem) or f"{type(problem).__name__}: {first_line(problem)}."
+                told = _failure(problem, self.folder)
                 raise RunFailed(f"The notebook could not be put into {self.folder}. {told}") from None
 
     def end(self, error: str):
         "Note how a run ended; on a full disk, in the room of what was half written."
-        for path in self.folder.glob(".*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.records.clear_half_written(self.folder)
         if not (self.folder / "record.json").exists():
             return
         status = "interrupted" if error == "interrupted" else "failed"

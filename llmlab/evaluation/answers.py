@@ -17,8 +17,8 @@ from ..common.settings import AnswerSettings, TaskSettings, takes_settings
 from ..data.rows import compose_hangul
 from .generation import generate_answers, generate_scored
 from .tasks import find_task, task_name, task_of
-from ..tokens.prompts import find_prompt, render, spoken
-from ..tokens.tokenize import tokenize
+from ..tokens.prompts import find_prompt, spoken
+from ..tokens.tokenize import asked_ids
 
 # %% ../../nbs/05_evaluation/04_answers.ipynb #4c80cb0b
 @takes_settings("num_samples")
@@ -217,11 +217,7 @@ def answer_questions(
 ) -> list[str]:  # one answer a question
     "Ask a model fixed questions, in the prompt it is trained with."
     prompt = find_prompt(settings.prompt)
-    prompts = []
-    for row in questions:
-        spans = render(prompt, {**row, "answer": row["answer"] or "답"}, tokenizer)
-        example = tokenize(spans, tokenizer, chat=prompt.chat)
-        prompts.append(list(example.input_ids[:example.prompt_length]))
+    prompts = [asked_ids(prompt, row, tokenizer) for row in questions]
     answers = generate_answers(model, tokenizer, prompts, length, settings)
     return [spoken(prompt, tokenizer, answer) for answer in answers]
 

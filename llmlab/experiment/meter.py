@@ -115,8 +115,8 @@ def run_without_content(
 
 
 def _has_content(operation, args) -> bool:
-    "Whether an operation is one on plain tensors alone, such as a pack's segments (of three numbers each)."
+    "Whether an operation is one on plain tensors alone, such as a mask made of a pack's segments."
     tensors = [value for value in tree_leaves(args) if isinstance(value, torch.Tensor)]
     if not tensors or any(type(tensor) is not torch.Tensor for tensor in tensors):
         return False
-    return operation is not ATEN.lift_fresh.default or tensors[0].shape[1:] == (3,)
+    return operation is not ATEN.lift_fresh.default

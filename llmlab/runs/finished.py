@@ -19,7 +19,7 @@ from llmlab.models.checkpoints import (
     choose_dtype, compute_in_half, load_base_model, load_tokenizer, locate_model, make_quantization,
 )
 from .folders import read_record, recorded_config
-from ..tokens.prompts import Span, find_prompt, render
+from ..tokens.prompts import Span, asked, find_prompt
 
 # %% ../../nbs/06_runs/07_finished.ipynb #329775e6
 class FinishedRun:
@@ -63,7 +63,7 @@ class FinishedRun:
 
     def spans(self, row: dict) -> list[Span]:
         "Write a row as this run was asked in training."
-        return render(self.prompt, {**row, "answer": ""}, self.tokenizer)
+        return asked(self.prompt, row, self.tokenizer)
 
 # %% ../../nbs/06_runs/07_finished.ipynb #464c9965
 def load_trained(

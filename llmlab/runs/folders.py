@@ -124,7 +124,8 @@ def list_record(folder: Path) -> dict:
 
 def recorded_config(folder: Path) -> ExperimentConfig:
     "Return the settings of a record as facts, not checked against this machine."
-    record, extensions = read_record(folder), kept_extensions(folder)
+    record = read_record(folder)
+    extensions = kept_extensions(folder, record)
     try:
         return ExperimentConfig(**{**(record.get("params") or {}), "extensions": extensions})
     except (ValidationError, LabError) as error:
@@ -135,12 +136,15 @@ def recorded_config(folder: Path) -> ExperimentConfig:
                        f"Use the version that made it: {version}.") from None
 
 # %% ../../nbs/06_runs/01_folders.ipynb #folders-extensions
-def kept_extensions(folder: Path) -> list[str]:
+def kept_extensions(
+    folder: Path,
+    record: dict,  # from `read_record`
+) -> list[str]:
     "Find a record's own copies of its extensions, as paths from the project's root where they lie in it."
     files = [path for path in folder.resolve().glob("extensions/*") if path.is_file()]
     copies = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in files}
     paths, root = [], project_root()
-    for extension, digest in (read_record(folder).get("extensions") or {}).items():
+    for extension, digest in (record.get("extensions") or {}).items():
         if digest not in copies:
             raise LabError(f"Run {folder.name} has no copy of its extension {brief(extension)[1:-1]} in extensions/: "
                            "without it the experiment cannot be run again, nor its weights used. Put it back.")

@@ -232,8 +232,7 @@ def finish_record(
 
 
 def _finish_mlflow(record, metrics):
-    model = record.content.get("model", {})
-    record.mlflow.log_params({"model_sha256": model.get("sha256"), "adapter_sha256": record.content["adapter_sha256"]})
+    record.mlflow.log_params(record.tracked_hashes())
     record.mlflow.log_metrics(metrics, record.content.get("max_steps", 0))
     record.mlflow.log_files(*(record.folder / name for name in TRACKED_FILES))
     record.mlflow.finish()

@@ -51,7 +51,7 @@ def rerun_settings(folder: Path) -> dict:
         raise LabError(f"Run {folder.name} is an evaluation: rerun is for trainings. "
                        "`llmlab evaluate` evaluates again.")
     settings = config_from_yaml(folder / "config.yaml").model_dump()
-    extensions = kept_extensions(folder)
+    extensions = kept_extensions(folder, record)
     load_extensions(extensions, recorded=True)
     check_benchmarks(settings["lm_eval_tasks"], recorded=True)
     threads = settings["num_threads"] or record.get("environment", {}).get("torch_threads")

@@ -30,9 +30,7 @@ def sync_run(folder: Path) -> list[str]:  # what MLflow still misses, a line for
     content.pop("mlflow_problems", None)
     start_tracking(record, config, goes_on=True)
     run, metrics = record.mlflow, content.get("metrics") or {}
-    hashes = {"model_sha256": (content.get("model") or {}).get("sha256")}
-    hashes |= {"adapter_sha256": content.get("adapter_sha256")}
-    run.log_params({**record.tracked_params(), **{name: value for name, value in hashes.items() if value}})
+    run.log_params({**record.tracked_params(), **record.tracked_hashes()})
     for line in read_json_lines(folder / "metrics.jsonl"):
         step, time = line.pop("step"), line.pop("time", utc_now())
         run.log_metrics(line, step, datetime.fromisoformat(time).timestamp())

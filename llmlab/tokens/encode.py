@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ..common.display import Progress, show_table
 from ..common.errors import LabError
-from ..common.files import clear_unused, mark_used, write_atomic
+from ..common.files import clear_unused, file_digest, mark_used, write_atomic
 from ..common.settings import TokenSettings, takes_settings
 from . import prompts, tokenize as tokenizing, truncation
 from .prompts import Prompt
@@ -262,7 +262,7 @@ def _write_table(path, rows, encoder, workers):
         )
     del ENCODERS[path.stem]
     files = [Path(file["filename"]) for file in table.cache_files]
-    write_atomic(path.with_suffix(".json"), json.dumps({file.name: _file_digest(file) for file in files}))
+    write_atomic(path.with_suffix(".json"), json.dumps({file.name: file_digest(file) for file in files}))
     progress.update(len(rows))
     progress.close()
     return table
@@ -296,7 +296,7 @@ def _read_table(path, encoder):
         return None
     try:
         digests = json.loads(note.read_text(encoding="utf-8"))
-        if any(_file_digest(path.parent / name) != digest for name, digest in digests.items()):
+        if any(file_digest(path.parent / name) != digest for name, digest in digests.items()):
             raise ValueError("its SHA-256 is not the one that was noted")
     except (OSError, ValueError, AttributeError) as error:
         warnings.warn(
@@ -309,11 +309,6 @@ def _read_table(path, encoder):
         f"{len(rows) - rows.null_count:,} rows from the cache"
     )
     return table
-
-
-def _file_digest(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 # %% ../../nbs/02_tokens/04_encode.ipynb #098e4a09
 EXAMPLE_COLUMNS = ["input_ids", "prompt_length", "learned", "tokens_cut", "answer_cut"]

@@ -10,7 +10,7 @@ import typing
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .prompts import Prompt, Span, render
+from .prompts import Prompt, Span, asked
 
 # %% ../../nbs/02_tokens/02_tokenize.ipynb #e3eb5ca0
 IGNORED = -100  # the label that cross entropy passes over
@@ -175,5 +175,4 @@ def asked_ids(
     tokenizer,
 ) -> list[int]:
     "Return the tokens that a question is asked with: those that stand before its answer in training."
-    spans = render(prompt, {**row, "answer": ""}, tokenizer)
-    return tokenize(spans[:-1], tokenizer, end=False, chat=prompt.chat).input_ids
+    return tokenize(asked(prompt, row, tokenizer)[:-1], tokenizer, end=False, chat=prompt.chat).input_ids

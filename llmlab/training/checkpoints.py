@@ -6,7 +6,7 @@
 __all__ = ['SEAL', 'seal_checkpoint', 'checkpoint_problem', 'checkpoints_in', 'step_of', 'newest_checkpoint', 'Checkpoints']
 
 # %% ../../nbs/04_training/02_checkpoints.ipynb #training-checkpoints-imports
-import hashlib
+import contextlib
 import json
 import math
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformers import Trainer, TrainerCallback
 
-from ..common.files import write_atomic
+from ..common.files import file_digest, write_atomic
 
 # %% ../../nbs/04_training/02_checkpoints.ipynb #checkpoints-seal
 SEAL = "complete.json"
@@ -32,7 +32,7 @@ def seal_checkpoint(
         if path.is_file() and path.name != SEAL:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-                files[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+            files[str(path.relative_to(folder))] = file_digest(path)
     write_atomic(folder / SEAL, json.dumps({"seconds": seconds, "files": files}, indent=1))
 
 # %% ../../nbs/04_training/02_checkpoints.ipynb #checkpoints-problem
@@ -50,11 +50,8 @@ def checkpoint_problem(folder: Path) -> str | None:  # None: it is whole
 
 def _digest(path):
     "Hash a file; None where it cannot be read."
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+    with contextlib.suppress(OSError):
+        return file_digest(path)
 
 
 def checkpoints_in(folder: str | Path) -> list[Path]:  # newest first
