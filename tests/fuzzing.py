@@ -243,7 +243,8 @@ PROMPT_FIELDS = some.one_of(
         lambda drawn: {"parts": [*drawn[0], ("answer", drawn[1])]}),
     some.fixed_dictionaries({}, optional={"parts": some.one_of(PARTS, VALUES), "chat": VALUES, "thinking": VALUES, "part": VALUES}), VALUES)
 ASKED = some.fixed_dictionaries({"question": some.one_of(HANGUL, some.sampled_from(["{answer}", "{{", "%s", "{0.x}"])).filter(bool), "answer": HANGUL.filter(bool)},
-                                optional={"context": TEXTS, "input": TEXTS, "system": TEXTS})
+                                optional={"context": TEXTS, "input": TEXTS, "system": TEXTS,
+                                          "history": some.lists(some.fixed_dictionaries({"question": HANGUL.filter(bool), "answer": HANGUL.filter(bool)}), max_size=2)})
 
 
 def check_prompt(drawn: tuple, folder: Path):
@@ -258,6 +259,11 @@ def check_prompt(drawn: tuple, folder: Path):
         return
     spans = render(prompt, row)
     assert row["question"] in prompt_text(spans) and row["answer"] in spans[-1].text and spans[-1].role == "answer", spans
+    text = "".join(span.text for span in spans)
+    for exchange in [*row.get("history", []), row]:  # each in its turn
+        for said in (exchange["question"], exchange["answer"]):
+            assert said in text, (said, spans)
+            text = text.partition(said)[2]
 
 
 # Extensions
