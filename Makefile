@@ -16,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lab ui docs bench scale prepare pins clean
+.PHONY: help install train test lab ui docs bench scale gpu prepare pins clean
 
 help:  ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,9 @@ bench: $(INSTALLED)  ## Compare batching with HF Trainer, TRL and LLaMA-Factory,
 
 scale: $(INSTALLED)  ## Measure time and memory against questions a paragraph, context length and rows
 	@$(BIN)/python tools/bench/scale.py $(ARGS)
+
+gpu: $(INSTALLED)  ## Measure the lab on an NVIDIA card, in ten minutes at most, beside what was expected (ARGS="--only attention")
+	@$(BIN)/python tools/gpu.py $(ARGS)
 
 prepare: $(INSTALLED)  ## Before a commit: export llmlab/, clean the notebooks, write README.md anew
 	@$(BIN)/nbdev_export

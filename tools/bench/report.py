@@ -208,6 +208,31 @@ def plot_sampling(results: dict):  # a matplotlib figure
     return figure
 
 
+def rounded(value: float | None) -> str:
+    """Write a figure of any size to three digits."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
+
+
+def gpu_report(results: dict) -> str:
+    """Write what `make gpu` measured: a table a part, each figure beside what was expected of it on paper."""
+    machine, sections = results["machine"], []
+    card = f"{machine['card']} ({machine['memory'] / 2**30:.0f} GiB, sm_{machine['capability'].replace('.', '')}, CUDA {machine['cuda']})" if "card" in machine else "no card: a CPU"
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    for part in results["parts"]:
+        rows = []
+        for line in part["figures"]:
+            low, high = line.get("expected", (None, None))
+            expected = f"{rounded(low)} to {rounded(high)}" if None not in (low, high) else f"at least {rounded(low)}" if low is not None else ""
+            expected = f"at most {rounded(high)}" if low is None and high is not None else expected
+            memory = f", {line['allocated'] / 1e9:.1f} GB allocated, {line['reserved'] / 1e9:.1f} reserved" if "allocated" in line else ""
+            rows.append([line["what"] + memory, f"{rounded(line['value'])} {line['unit']}".strip(), expected, {True: "yes", False: "**no**"}.get(line.get("holds"), "")])
+        status = f"{part['status']} after {part['seconds']:.0f} s of {part['limit']:.0f}" + "".join(f": {part[name]}" for name in ("error", "skipped") if name in part)
+        sections += [f"### {part['part']}", f"{status}.", *([table(["figure", "measured", "on paper", "within"], rows)] if rows else [])]
+    return "\n\n".join([f"{card}; Python {machine['python']}, {versions}; {results['date']}." + (" At tiny sizes, which measure nothing." if results["tiny"] else ""), *sections])
+
+
 def write(path: Path):
     """Print the tables of a file of results, and write table.md, table.csv and plot.png beside it."""
     import matplotlib
