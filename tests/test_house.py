@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 from pins import PYTHONS, check  # noqa: E402
 TOOLS = Path(sys.executable).parent
-COMMANDS = ["help", "install", "train", "test", "lab", "ui", "docs", "bench", "scale", "prepare", "pins", "clean"]
+COMMANDS = ["help", "install", "train", "test", "lab", "ui", "docs", "bench", "scale", "gpu", "prepare", "pins", "clean"]
 
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(ROOT / "settings.ini", encoding="utf-8")
