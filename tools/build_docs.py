@@ -184,6 +184,41 @@ def write_settings(root: Path, notebooks: Path) -> None:
         path.write_text("\n".join(lines), encoding="utf-8")
 
 
+def write_recipes(notebooks: Path) -> None:
+    "Write the page for those who come from another tool, in English and in Korean, from the table that `llmlab import` uses."
+    from llmlab.config.recipes import recipe_table
+
+    table = recipe_table()
+    words = {
+        "howto": ("You come from another tool", "What the settings of LLaMA-Factory, axolotl, TRL and the Trainer are called here.",
+                  "`llmlab import recipe.yaml -o settings.yaml` turns a recipe into settings, writes down the defaults of its tool "
+                  "where ours differ, and says what did not come along; `llmlab train -f settings.yaml` trains with them.",
+                  "There", "Here", "Left out", "Why", "What a recipe leaves unsaid"),
+        "ko": ("다른 도구를 쓰다 왔다면", "LLaMA-Factory, axolotl, TRL, Trainer의 설정이 여기서는 무엇인지.",
+               "`llmlab import recipe.yaml -o settings.yaml`은 다른 도구의 설정 파일을 이 도구의 설정으로 옮깁니다. 적혀 있지 않아도 "
+               "그 도구의 기본값이 다르면 함께 적고, 옮기지 못한 것은 이유와 함께 알려 줍니다. 학습은 "
+               "`llmlab train -f settings.yaml`로 합니다.",
+               "그곳", "여기", "옮기지 않는 것", "이유", "적혀 있지 않으면"),
+    }
+    for folder, (title, description, introduction, there, here, left, why, unsaid) in words.items():
+        lines = ["---", f"title: {title}", f"description: {description}", "toc-depth: 2", "---", "", introduction, ""]
+        for tool, entry in table["tools"].items():
+            lines += [f"## {tool}", "", f"| {there} | {here} |", "|---|---|"]
+            lines += [f"| `{theirs}` | `{ours}` |" for theirs, ours in entry["names"].items()]
+            for theirs, values in entry.get("values", {}).items():
+                for value, settings in values.items():
+                    ours = ", ".join(f"`{name}: {json.dumps(known)}`" for name, known in settings.items())
+                    lines += [f"| `{theirs}: {json.dumps(value)}` | {ours} |"] if ours else []
+            lines += ["", f"| {left} | {why} |", "|---|---|"]
+            for kind in ("needless", "missing"):
+                for reason, names in entry.get(kind, {}).items():
+                    cells = ", ".join(f"`{name}`" for name in names)
+                    lines.append(f"| {cells} | {table['reasons'][reason]['ko' if folder == 'ko' else 'en']} |")
+            defaults = ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in entry["defaults"].items())
+            lines += ["", f"{unsaid}: {defaults}.", ""]
+        (notebooks / folder / "coming_from.qmd").write_text("\n".join(lines), encoding="utf-8")
+
+
 def switch_languages(notebooks: Path) -> None:
     "Lead from each page that there is in both languages to the same page in the other."
     for korean in sorted((notebooks / "ko").glob("*.qmd")):
@@ -209,7 +244,7 @@ def write_sidebar(notebooks: Path) -> None:
 
     order = [
         "index", "my_csv", "reading", "conversations", "four_bit", "fits", "compare", "sweep", "serve", "reproduce",
-        "several_gpus", "settings"
+        "several_gpus", "coming_from", "settings"
     ]
 
     def howtos(folder):
@@ -331,6 +366,7 @@ def build(root: Path = ROOT) -> list[str]:
         shutil.copy(root / "settings.ini", copy)
         records = write_records(root, copy / "nbs")
         write_settings(root, copy / "nbs")
+        write_recipes(copy / "nbs")
         switch_languages(copy / "nbs")
         prepare_notebooks(copy / "nbs")
         processed = process_notebooks(copy)
@@ -358,6 +394,7 @@ def main() -> int:
                         help="only make nbs/ ready for nbdev_docs, IN PLACE: meant for a throw-away checkout")
     if parser.parse_args().for_quarto:
         write_settings(ROOT, ROOT / "nbs")
+        write_recipes(ROOT / "nbs")
         switch_languages(ROOT / "nbs")
         prepare_notebooks(ROOT / "nbs")
         write_sidebar(ROOT / "nbs")

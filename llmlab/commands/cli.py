@@ -6,7 +6,7 @@
 __all__ = ['takes_output_dir', 'takes_output', 'takes_dtype', 'Command', 'say', 'Commands', 'main', 'read_notebook',
            'run_notebook', 'checked_config', 'settings_help', 'train', 'evaluate', 'resume', 'rerun', 'verify_lines',
            'compare', 'sync', 'LiveTable', 'sweep', 'preview', 'plan', 'check_gradients', 'merge', 'export', 'chat',
-           'presets', 'doctor', 'ui']
+           'import_recipes', 'presets', 'doctor', 'ui']
 
 # %% ../../nbs/12_commands/01_cli.ipynb #commands-cli-imports
 import json
@@ -456,6 +456,30 @@ def _chat_source(name, output_dir):
         return {"folder": find_run(name, output_dir)}
     except LabError as error:
         raise LabError(f"{error} Nor is it a model: {', '.join(MODELS)}, a folder, or a hub id.") from None
+
+# %% ../../nbs/12_commands/01_cli.ipynb #7fe7e519
+@main.command("import")
+@click.argument("recipe")
+@click.option("-o", "--output", help="A new YAML file for `llmlab train -f`; otherwise it is printed.")
+@click.option("--from", "tool", help="Whose recipe it is (LLaMA-Factory, axolotl, TRL, Trainer); otherwise told by its "
+                                     "names.")
+def import_recipes(recipe, output, tool):
+    "Turn a RECIPE of LLaMA-Factory, axolotl or TRL into settings, and say what cannot be."
+    from llmlab.config.recipes import import_recipe, recipe_to_yaml
+
+    imported = import_recipe(recipe, tool)
+    text = recipe_to_yaml(imported)
+    if output is None:
+        say(text.rstrip())
+        return
+    place = Path(output)
+    if place.exists():
+        raise LabError(f"{place} is there already: name a new file with -o, or remove that one.")
+    place.write_text(text, encoding="utf-8")
+    for name, why in imported.missing.items():
+        say(f"{name} did not come along: {why}.", err=True)
+    say(f"Written: {place} ({len(imported.settings)} settings of a recipe of {imported.tool}). "
+        f"Next: llmlab train -f {place}", err=True)
 
 # %% ../../nbs/12_commands/01_cli.ipynb #1ad01e76
 @main.command()
