@@ -243,8 +243,8 @@ def write_sidebar(notebooks: Path) -> None:
                 for path in folders]
 
     order = [
-        "index", "my_csv", "reading", "conversations", "four_bit", "fits", "compare", "sweep", "serve", "reproduce",
-        "several_gpus", "coming_from", "settings"
+        "index", "my_csv", "formats", "reading", "conversations", "four_bit", "fits", "compare", "sweep", "serve", "reproduce",
+        "several_gpus", "coming_from", "troubleshooting", "settings"
     ]
 
     def howtos(folder):
