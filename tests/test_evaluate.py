@@ -15,7 +15,7 @@ from llmlab.common.errors import LabError
 from llmlab.config.load import make_config
 from llmlab.data.load import load_data
 from llmlab.evaluation.answers import answer_rows, evaluate_answers, make_samples
-from llmlab.runs.evaluate import compare_rows, open_evaluation, plan_evaluation
+from llmlab.runs.evaluate import compare_rows, open_evaluation
 from llmlab.evaluation.benchmarks import run_lm_eval
 from llmlab.models.adapters import add_lora
 from llmlab.models.checkpoints import load_tokenizer, locate_model
@@ -23,6 +23,7 @@ from llmlab.tokens.encode import encode_rows
 from llmlab.tokens.prompts import find_prompt
 from llmlab.runs.folders import collect_answers
 from llmlab.runs.lifecycle import finish_record, start_record
+from llmlab.runs.parameters import plan_evaluation
 from llmlab.experiment.resolve import resolve_config
 from llmlab.models.testing import save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from llmlab.training.trainer import build_model, make_trainer, run_training

@@ -35,7 +35,7 @@ LINE_WIDTH = 120  # characters
 SPINE = (  # what a sceptic must read to believe the claims
     "common.settings", "config.schema", "tokens.prompts", "tokens.tokenize", "tokens.truncation", "batching.forest",
     "batching.attention", "batching.steps", "batching.loss", "training.trainer", "training.checkpoints",
-    "evaluation.scores", "runs.record",
+    "training.saving", "evaluation.scores", "runs.record",
 )
 EXPORTED = re.compile(r"^#\|\s*export", re.MULTILINE)
 HIDDEN = re.compile(r"^#\|\s*hide", re.MULTILINE)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['takes_output_dir', 'takes_output', 'takes_dtype', 'Command', 'say', 'Commands', 'main', 'read_notebook',
-           'run_notebook', 'checked_config', 'settings_help', 'train', 'evaluate', 'resume', 'rerun', 'verify_lines',
-           'compare', 'sync', 'LiveTable', 'sweep', 'preview', 'plan', 'check_gradients', 'merge', 'export', 'chat',
-           'import_recipes', 'presets', 'doctor', 'ui']
+           'run_notebook', 'import_papermill', 'checked_config', 'settings_help', 'train', 'evaluate', 'resume',
+           'rerun', 'verify_lines', 'compare', 'sync', 'LiveTable', 'sweep', 'preview', 'plan', 'check_gradients',
+           'merge', 'export', 'chat', 'import_recipes', 'presets', 'doctor', 'ui']
 
 # %% ../../nbs/12_commands/01_cli.ipynb #commands-cli-imports
 import json
@@ -99,10 +99,6 @@ def run_notebook(
     folder: Path | None = None,  # to run it in; otherwise a new one
 ) -> int:  # exit status
     "Run a notebook of the project through papermill."
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
-    from llmlab.commands.papermill_engine import failure_message
     from llmlab.runs.parameters import check_parameters
 
     kind, config, planned = check_parameters(read_notebook(name), settings)
@@ -111,6 +107,11 @@ def run_notebook(
     root = project_root()
     output = (folder or planned or run_folder(config)) / name
     say(f"{output.relative_to(root) if output.is_relative_to(root) else output}", err=True)
+    papermill = import_papermill()
+    from papermill.exceptions import PapermillExecutionError
+
+    from llmlab.commands.papermill_engine import failure_message
+
     try:
         papermill.execute_notebook(root / "nbs" / name, output, parameters=settings)
     except PapermillExecutionError as error:
@@ -120,10 +121,18 @@ def run_notebook(
     return 0
 
 
+def import_papermill():  # the module
+    "Import papermill, without a grammar of international web addresses that takes seconds to build and is not used."
+    is_new = sys.modules.setdefault("rfc3987_syntax", None) is None  # Python's way to say: not to be imported
+    import papermill
+
+    if is_new:
+        del sys.modules["rfc3987_syntax"]
+    return papermill
+
+
 def checked_config(settings: dict) -> ExperimentConfig:
     "Check parameters as `llmlab train` does."
-    import papermill  # noqa: F401  it loads the lab's engine, which cannot be first
-
     from llmlab.runs.parameters import check_parameters
 
     return check_parameters(read_notebook("train.ipynb"), settings)[1]
@@ -152,8 +161,6 @@ def train(settings):
 @takes_parameters
 def evaluate(settings, run):
     "Run the evaluate notebook for a RUN (id, beginning of one, folder, latest), or without one for a model as it is."
-    import papermill  # noqa: F401  it loads the lab's engine, which cannot be first
-
     from llmlab.runs.parameters import cell_defaults
 
     known = cell_defaults(read_notebook("evaluate.ipynb"))
@@ -364,9 +371,10 @@ def _sweep_definition(file, settings, options):
 @takes_parameters
 def preview(settings):
     "Look at the data: counts, lengths, duplicates, leaks, cut answers, the loss mask, the exact text to send."
+    config = checked_config(settings)  # before anything heavy is imported
     from llmlab.experiment.preview import make_preview, preview_lines
 
-    report = make_preview(checked_config(settings))
+    report = make_preview(config)
     click.echo("\n".join(preview_lines(report, color=sys.stdout.isatty())))
     sys.exit(int(bool(report.serious)))
 
@@ -375,9 +383,10 @@ def preview(settings):
 @takes_parameters
 def plan(settings):
     "Estimate memory, steps and time of an experiment, and say whether it fits here."
+    config = checked_config(settings)
     from llmlab.experiment.plan import make_plan, plan_lines
 
-    planned = make_plan(checked_config(settings))
+    planned = make_plan(config)
     say("\n".join(plan_lines(planned)))
     sys.exit(int(not planned.fits))
 
@@ -387,10 +396,11 @@ def plan(settings):
 @click.option("--float64", is_flag=True, help="In double precision.")
 def check_gradients(settings, float64):
     "Take one optimizer step's gradients as the experiment would and one example at a time, and compare."
+    config = checked_config(settings)
     from llmlab.experiment.prepare import prepare
     from llmlab.training.gradients import check_gradients as check
 
-    prepared = prepare(checked_config(settings))
+    prepared = prepare(config)
     examples = prepared.train.examples
     checked = check(prepared.config, prepared.checkpoint, prepared.tokenizer, examples, float64)
     say("\n".join(checked.lines()))

@@ -30,9 +30,8 @@ from ..common.settings import coerce
 from ..config.arguments import read_settings
 from ..config.schema import ExperimentConfig, default_of
 from ..runs.compare import plan_comparison
-from ..runs.evaluate import plan_evaluation
 from ..runs.folders import check_folder, find_run, fresh_folder
-from ..runs.parameters import BadParameters, cell_defaults, check_parameters, kind_of
+from ..runs.parameters import BadParameters, cell_defaults, check_parameters, kind_of, plan_evaluation
 from ..training.checkpoints import SEAL, checkpoints_in
 
 # %% ../../nbs/12_commands/02_papermill_engine.ipynb #ab18f4f0
@@ -207,9 +206,9 @@ class Attempt:
 
     def __init__(self, nb, kind: str, folder: Path, output_path: str | None):
         # now, so that a change of the lab's code during a long run cannot hurt its end
-        from llmlab.runs import lifecycle, record as records
+        from llmlab.runs import page, record as records
 
-        self.nb, self.kind, self.folder, self.lifecycle, self.records = nb, kind, folder, lifecycle, records
+        self.nb, self.kind, self.folder, self.page, self.records = nb, kind, folder, page, records
         self.notebook = folder / f"{kind}.ipynb"
         self.made, self.before = [], {}  # folders, the innermost first; what was in the run's, with the content of some
         self.owned = self.opened = False  # the folder was made here; its record was begun
@@ -281,9 +280,9 @@ class Attempt:
                 self.end(fault_advice(error) or error)
             write_atomic(self.notebook, nbformat.writes(self.nb) + "\n")
             if self.kind == "train":
-                self.lifecycle.adopt_notebook(self.records.Record(self.folder), self.notebook)
+                self.page.adopt_notebook(self.records.Record(self.folder), self.notebook)
             else:
-                self.lifecycle.write_page(self.notebook)
+                self.page.write_page(self.notebook)
         except OSError as problem:
             self.notebook.unlink(missing_ok=True)  # half of it
             if not (error and fault_advice(error)):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'HANG_SECONDS', 'MLFLOW_STATUS', 'UPLOAD_BYTES', 'BATCH_POINTS', 'tracking_uri', 'connect', 'ask',
-           'MlflowRun', 'MlflowCallback', 'tensorboard_callback']
+           'MlflowRun']
 
 # %% ../../nbs/06_runs/04_tracking.ipynb #runs-tracking-imports
 import contextlib
@@ -17,8 +17,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
-
-from transformers import TrainerCallback
 
 from ..common.errors import first_line, without_secrets
 from ..common.files import output_folder
@@ -264,25 +262,3 @@ class MlflowRun:
         if self.sender:
             self.sender.join()
         self._send()
-
-# %% ../../nbs/06_runs/04_tracking.ipynb #8cdb13b3
-class MlflowCallback(TrainerCallback):
-    "Send what the trainer logs to an MLflow run."
-
-    def __init__(self, run: MlflowRun):
-        self.run = run
-
-    def on_log(self, args, state, control, logs=None, **others):
-        if state.is_world_process_zero:
-            self.run.log_metrics(logs or {}, state.global_step)
-
-# %% ../../nbs/06_runs/04_tracking.ipynb #7005b9bb
-def tensorboard_callback(
-    folder: str | Path,
-    purge_step: int | None = None,  # of a run that is resumed: its points from here on are drawn anew
-):  # transformers callback
-    "Make a callback that writes TensorBoard files into `folder`."
-    from torch.utils.tensorboard import SummaryWriter
-    from transformers.integrations import TensorBoardCallback
-
-    return TensorBoardCallback(SummaryWriter(log_dir=str(folder), purge_step=purge_step))

@@ -250,8 +250,6 @@ def check_points(
     points: list[dict],
 ) -> ExperimentConfig:  # of the first
     "Check every point as `llmlab train` would, before any of them runs."
-    import papermill  # noqa: F401  it loads the lab's engine, which cannot be first
-
     root = project_root()
     if root is None:
         raise LabError("This folder belongs to no llmlab project (no settings.ini with a runs_path here or above). "

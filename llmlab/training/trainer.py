@@ -40,8 +40,9 @@ from llmlab.models.checkpoints import (
 from ..models.experts import model_notes
 from ..models.reader import check_token_ids
 from ..tokens.tokenize import Example
-from .checkpoints import Checkpoints, checkpoints_in, newest_checkpoint, step_of
+from .checkpoints import checkpoints_in, newest_checkpoint, step_of
 from .faults import memory_explained, save_step
+from .saving import Checkpoints
 
 # %% ../../nbs/04_training/01_trainer.ipynb #7258b91d
 def fix_randomness(
