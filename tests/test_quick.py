@@ -33,6 +33,7 @@ COMMANDS = {  # words -> exit status, what is said, what is not imported
     "rerun nosuchrun": (2, "nosuchrun", TRAINING | NOTEBOOKS | {"numpy"}),
     "chat nosuchrun": (2, "nosuchrun", TRAINING | NOTEBOOKS | {"numpy"}),
     "export nosuchrun -o out": (2, "nosuchrun", TRAINING | NOTEBOOKS | {"numpy"}),
+    "presets": (0, "gemma3-270m", TRAINING | NOTEBOOKS | {"numpy"}),
     "compare": (0, "gemma3-270m", TRAINING | NOTEBOOKS | {"numpy"}),
     "compare 20261125-211836 20261125-212115": (0, "eval_loss", TRAINING | NOTEBOOKS),
 }

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['takes_output_dir', 'takes_output', 'takes_dtype', 'Command', 'say', 'Commands', 'main', 'read_notebook',
-           'run_notebook', 'import_papermill', 'checked_config', 'settings_help', 'train', 'evaluate', 'resume',
-           'rerun', 'verify_lines', 'compare', 'sync', 'LiveTable', 'sweep', 'preview', 'plan', 'check_gradients',
-           'merge', 'export', 'chat', 'import_recipes', 'presets', 'doctor', 'ui']
+           'run_notebook', 'import_papermill', 'checked_config', 'standard_settings', 'settings_help', 'train',
+           'evaluate', 'resume', 'rerun', 'verify_lines', 'compare', 'sync', 'LiveTable', 'sweep', 'preview', 'plan',
+           'check_gradients', 'finished_run', 'merge', 'export', 'chat', 'import_recipes', 'presets', 'doctor', 'ui']
 
 # %% ../../nbs/12_commands/01_cli.ipynb #commands-cli-imports
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 from ..common.display import text_table
-from ..common.errors import LabError, brief, fault_advice, plain
+from ..common.errors import LabError, brief, closest, fault_advice, plain
 from ..common.files import find_path, project_root, read_text, read_yaml, trusted
 from ..config.arguments import read_settings, takes_parameters
 from ..config.schema import ExperimentConfig, default_of, field_comments
@@ -101,6 +101,8 @@ def run_notebook(
     "Run a notebook of the project through papermill."
     from llmlab.runs.parameters import check_parameters
 
+    if name == "train.ipynb":
+        settings = standard_settings() | settings
     kind, config, planned = check_parameters(read_notebook(name), settings)
     if kind != "compare":  # the notebook shows 8, not '8'
         settings = {name: getattr(config, name, value) for name, value in settings.items()}
@@ -135,7 +137,18 @@ def checked_config(settings: dict) -> ExperimentConfig:
     "Check parameters as `llmlab train` does."
     from llmlab.runs.parameters import check_parameters
 
-    return check_parameters(read_notebook("train.ipynb"), settings)[1]
+    return check_parameters(read_notebook("train.ipynb"), standard_settings() | settings)[1]
+
+
+def standard_settings() -> dict:
+    "Give the defaults whose place other values have taken in the saved train notebook, and say which."
+    from llmlab.runs.parameters import cell_defaults, saved_values
+
+    saved = saved_values(cell_defaults(read_notebook("train.ipynb")))
+    if saved:
+        listed = ", ".join(f"{name}={brief(value)}" for name, value in saved.items())
+        say(f"nbs/train.ipynb was saved with {listed}; a command takes the defaults, and what -p says.", err=True)
+    return {name: default_of(name) for name in saved}
 
 # %% ../../nbs/12_commands/01_cli.ipynb #b5992ae0
 def settings_help() -> str:
@@ -407,6 +420,14 @@ def check_gradients(settings, float64):
     sys.exit(int(not checked.passed))
 
 # %% ../../nbs/12_commands/01_cli.ipynb #0e849e4a
+def finished_run(run: str, output_dir: str) -> Path:  # its folder
+    "Find a run whose weights are wanted; `latest` is the latest that finished, and is named."
+    folder = find_run(run, output_dir, finished=True)
+    if run == "latest":
+        say(f"The latest finished run: {folder.name}", err=True)
+    return folder
+
+
 @main.command()
 @click.argument("run")
 @takes_output
@@ -416,7 +437,7 @@ def merge(run, output, dtype, output_dir):
     "Write a RUN's adapter merged into its base model, as float weights."
     from llmlab.publish.merge import merge_run
 
-    measured = merge_run(find_run(run, output_dir), output, dtype)
+    measured = merge_run(finished_run(run, output_dir), output, dtype)
     say(f"{output}: logits differ by {measured['difference']:.1e} from the adapter's, "
                f"{measured['rounding']:.1e} in {dtype}.")
 
@@ -434,7 +455,7 @@ def export(run, output, format, dtype, converter, mlflow, output_dir):
     from llmlab.publish.export import export_run
     from llmlab.publish.serve import log_mlflow_model
 
-    folder = find_run(run, output_dir)
+    folder = finished_run(run, output_dir)
     measured = export_run(folder, output, format, dtype, converter)
     say(f"{output}: logits differ by {measured['difference']:.1e} from the run's, "
                f"{measured['rounding']:.1e} in {dtype}.")
@@ -463,9 +484,12 @@ def _chat_source(name, output_dir):
     if name in MODELS or is_path:
         return {"model": name}
     try:
-        return {"folder": find_run(name, output_dir)}
+        return {"folder": finished_run(name, output_dir)}
     except LabError as error:
-        raise LabError(f"{error} Nor is it a model: {', '.join(MODELS)}, a folder, or a hub id.") from None
+        if name == "latest":
+            raise
+        raise LabError(f"{brief(name)} is no model.{closest(name, MODELS)} {error} Models: the names that "
+                       "`llmlab presets` lists, a folder, or a hub id (owner/name).") from None
 
 # %% ../../nbs/12_commands/01_cli.ipynb #7fe7e519
 @main.command("import")

@@ -39,11 +39,11 @@ def check_model_name(model: str | dict) -> tuple[ModelPreset | None, Path | None
     address = preset.id if preset else model
     folder = None if preset and preset.package else find_path(address)
     if not folder and not re.fullmatch(r"[\w.\-]+/[\w.\-]+", address):
-        subject = f"model: id={brief(address)} is neither"
-        if not preset:
-            subject = f"model={brief(address)} is neither a preset nor"
         hint = closest(address, MODELS)
-        raise LabError(f"{subject} a folder nor a hub id (owner/name).{hint} Presets: {', '.join(MODELS)}.")
+        if preset:
+            raise LabError(f"model: id={brief(address)} is neither a folder nor a hub id (owner/name).{hint}")
+        raise LabError(f"model={brief(address)} is not known.{hint} Give a folder, a hub id (owner/name), or one of "
+                       f"the {len(MODELS)} names that `llmlab presets` lists.")
     return preset, folder
 
 # %% ../../nbs/07_models/02_checkpoints.ipynb #86f1651b

@@ -156,6 +156,7 @@ def kept_extensions(
 def find_run(
     run: str | Path,
     output_dir: str,
+    finished: bool = False,  # by latest the latest that has finished is meant, not the latest that has begun
 ) -> Path:  # its folder
     "Find the folder of a run; raise a `LabError` that names the closest."
     if path := find_path(run):
@@ -164,20 +165,22 @@ def find_run(
                 return folder
     records = sorted(output_folder(output_dir).glob("*/record.json"))
     folders = {path.parent.name: path.parent for path in records}
-    names = _matching(str(run), folders)
+    names = _matching(str(run), folders, finished)
     if len(names) == 1:
         return folders[names[0]]
     if names:
         raise LabError(f"run={run!r} is the beginning of {len(names)} runs: {', '.join(names[:5])}. Write more of it.")
     latest = f", the latest {max(folders)}" if folders else ""
     suggestion = closest(run, folders)
-    raise LabError(f"run={run!r} is no run in {output_dir}.{suggestion} It holds {len(folders)}{latest}.")
+    what = "finished run" if finished and run == "latest" else "run"
+    raise LabError(f"run={run!r} is no {what} in {output_dir}.{suggestion} It holds {len(folders)}{latest}.")
 
 
-def _matching(wanted: str, folders: dict[str, Path]) -> list[str]:
+def _matching(wanted: str, folders: dict[str, Path], finished: bool) -> list[str]:
     "List the runs that a name may mean: the latest training, the run of just that name, or all that begin so."
     if wanted == "latest":
-        return [name for name in folders if _is_training(list_record(folders[name]))][-1:]
+        is_meant = _is_finished if finished else _is_training
+        return [name for name in folders if is_meant(list_record(folders[name]))][-1:]
     if wanted in folders:
         return [wanted]
     return [name for name in folders if name.startswith(wanted)]
@@ -187,6 +190,11 @@ def _is_training(record):
     "Say whether a record is of a training that has begun: one that failed before its data were read has not."
     has_begun = "data" in record or record.get("status") not in ("failed", "damaged")
     return has_begun and record.get("kind") != "evaluation"
+
+
+def _is_finished(record):
+    "Say whether a record is of a training that has come to its end."
+    return _is_training(record) and record.get("status") == "finished"
 
 # %% ../../nbs/06_runs/01_folders.ipynb #0c66eb97
 def resumed(config: ExperimentConfig) -> ExperimentConfig:
