@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NOT_UTF8', 'MAX_YAML_VALUES', 'CACHE_BYTES', 'CACHE_DAYS', 'IN_USE_DAYS', 'DAY_SECONDS', 'write_atomic', 'remove',
            'file_digest', 'write_json', 'write_json_lines', 'parse_json', 'iterate_json_lines', 'read_json_lines',
-           'read_yaml', 'mark_used', 'clear_unused', 'project_root', 'find_path', 'output_folder', 'ordinary_file',
-           'read_text', 'trusted', 'bundled', 'own_yaml', 'bundled_table']
+           'read_yaml', 'to_yaml', 'mark_used', 'clear_unused', 'project_root', 'find_path', 'output_folder',
+           'ordinary_file', 'read_text', 'trusted', 'bundled', 'own_yaml', 'bundled_table']
 
 # %% ../../nbs/13_common/02_files.ipynb #common-files-imports
 import collections
@@ -181,6 +181,23 @@ def _count_values(node, counts):
         raise yaml.MarkedYAMLError(problem=f"more than {MAX_YAML_VALUES:,} values, counting what aliases (*name) "
                                    "repeat", problem_mark=node.start_mark)
     return counts[id(node)]
+
+# %% ../../nbs/13_common/02_files.ipynb #da4031af
+class _Writer(yaml.SafeDumper):
+    "Writes YAML that reads back as it was."
+
+
+def _represent_text(writer, text):
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Writer.add_representer(str, _represent_text)
+
+
+def to_yaml(value, **style) -> str:  # style: flow style, width and order, as PyYAML takes them
+    "Write a value as YAML, Hangul as it is."
+    return yaml.dump(value, Dumper=_Writer, allow_unicode=True, **style)
 
 # %% ../../nbs/13_common/02_files.ipynb #a9da802f
 CACHE_BYTES = 10 * 2**30  # beyond this size the least recently used goes

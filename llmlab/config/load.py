@@ -8,11 +8,10 @@ __all__ = ['make_config', 'config_to_yaml', 'config_from_yaml']
 # %% ../../nbs/08_config/03_load.ipynb #config-load-imports
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from ..common.errors import LabError, brief, closest
-from ..common.files import read_text
+from ..common.files import read_text, to_yaml
 from .arguments import read_settings
 from .checks import find_contradictions
 from ..common.settings import explain
@@ -49,7 +48,7 @@ def config_to_yaml(config: ExperimentConfig) -> str:
     for heading, section in field_comments().items():
         lines += ["", f"# {heading}"]
         for name, comment in section.items():
-            value = yaml.safe_dump(getattr(config, name), allow_unicode=True, default_flow_style=True, width=10**6)
+            value = to_yaml(getattr(config, name), default_flow_style=True, width=10**6)
             value = value.removesuffix("...\n").rstrip()  # the end mark that YAML puts behind a bare value
             lines.append(f"{name}: {value}  # {comment}")
     return "\n".join(lines[1:]) + "\n"

@@ -11,10 +11,8 @@ import importlib.resources
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from ..common.errors import LabError, brief, closest, lookup
-from ..common.files import own_yaml, read_text, read_yaml
+from ..common.files import own_yaml, read_text, read_yaml, to_yaml
 from .load import make_config
 from .passed import read_table
 from .schema import ExperimentConfig, default_of
@@ -268,4 +266,4 @@ def recipe_to_yaml(recipe: Recipe) -> str:
     for heading, notes in (("Did not come along", recipe.missing), ("Not needed here", recipe.needless)):
         if notes:
             lines += [f"# {heading}:", *(f"#   {name}: {' '.join(why.split())}" for name, why in notes.items())]
-    return "\n".join([*lines, yaml.safe_dump(recipe.settings, allow_unicode=True, sort_keys=False)])
+    return "\n".join([*lines, to_yaml(recipe.settings, sort_keys=False)])

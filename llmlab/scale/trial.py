@@ -21,10 +21,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
 from ..common.errors import LabError
-from ..common.files import output_folder, project_root, read_json_lines, write_atomic, write_json
+from ..common.files import output_folder, project_root, read_json_lines, to_yaml, write_atomic, write_json
 from ..config.schema import default_of
 from ..runs.folders import new_run_id, read_record
 from ..runs.parameters import cell_defaults, saved_values
@@ -49,7 +47,7 @@ def open_folder(sweep: Sweep) -> Path:
         raise LabError(f"name={sweep.name}: {folder} is another sweep, see its sweep.yaml: choose another name, "
                        "or repeat that one as it is.")
     (folder / "trials").mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "sweep.yaml", yaml.safe_dump(asdict(sweep), allow_unicode=True, sort_keys=False))
+    write_atomic(folder / "sweep.yaml", to_yaml(asdict(sweep), sort_keys=False))
     job.update(digest=digest, root=str(project_root()), output_dir=str(sweeps.parent), metric=sweep.metric,
                parameters=sweep.fixed)
     write_json(folder / "job.json", job)
@@ -163,7 +161,7 @@ class TrialRun:
         notebooks = [str(root / "nbs" / "train.ipynb"), str(self.run / "train.ipynb")]
         saved = saved_values(cell_defaults(json.loads(Path(notebooks[0]).read_text(encoding="utf-8"))))
         settings = {**{name: default_of(name) for name in saved}, **settings}
-        write_atomic(file, yaml.safe_dump(settings, allow_unicode=True))
+        write_atomic(file, to_yaml(settings))
         words = [sys.executable, "-m", "papermill", *notebooks, "-f", str(file), "--no-progress-bar"]
         environment = {**os.environ, "LLMLAB_PARENT_RUN": self.job["mlflow_run_id"] or ""}
         with open(self.path.with_suffix(".log"), "ab") as log:
