@@ -119,6 +119,10 @@ def run_notebook(
     except PapermillExecutionError as error:
         say(f"\nError: {failure_message(error) or error}", err=True)
         return 1
+    if name == "train.ipynb":
+        from llmlab.runs.summary import card_text, run_card
+
+        say(f"\n{card_text(run_card(output.parent))}", err=True)
     say(f"Finished: {output.with_suffix('.html')}", err=True)
     return 0
 

@@ -31,6 +31,7 @@ from .card import write_card
 from .folders import collect_answers, run_folder
 from .page import adopt_notebook, session_notebook
 from .record import Record, begin_record, note_surroundings, utc_now
+from .summary import card_html
 from .tracking import MlflowRun, tracking_uri
 from ..training.curve import LiveCurve
 from ..training.trainer import hash_trace
@@ -230,13 +231,14 @@ MEANINGS = bundled_table("tables.yaml")["record"]  # of what lies in a run's fol
 
 
 def show_record(record: Record):  # an object that Jupyter shows as a table
-    "Show what lies in a run's folder, and the notebook that papermill is about to put there."
+    "Show a run's card and what lies in its folder, with the notebook that papermill is about to put there."
     from IPython.display import HTML
 
     content = record.content
     names = [name for name in MEANINGS if (record.folder / name).exists() or name.startswith("train.")]
     page = [
-        f"<p>Run <b>{content['run_id']}</b></p>", html_table([name, MEANINGS[name]] for name in names)
+        card_html(record.folder), f"<p>Run <b>{content['run_id']}</b></p>",
+        html_table([name, MEANINGS[name]] for name in names)
     ]
     if content.get("mlflow_run_id"):
         page.append(f"<p>MLflow run <code>{content['mlflow_run_id']}</code>; <code>llmlab ui</code> shows it.</p>")
