@@ -34,8 +34,8 @@ test: $(INSTALLED)  ## Test the notebooks cell by cell, then all of tests/ (or w
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests $(ARGS) </dev/null || status=1; \
 	exit $$status
 
-lab: $(INSTALLED)  ## Open nbs/train.ipynb in JupyterLab
-	@$(BIN)/jupyter lab $(ARGS) nbs/train.ipynb
+lab: $(INSTALLED)  ## Open a copy of nbs/train.ipynb of your own, my_train.ipynb, in JupyterLab
+	@$(BIN)/python tools/lab.py $(ARGS)
 
 ui: $(INSTALLED)  ## Browse the runs in MLflow
 	@$(BIN)/llmlab ui $(ARGS)

@@ -4,6 +4,9 @@ __version__ = "0.1.0"
 import lazy_loader
 
 from llmlab.common import device as _device  # noqa: F401  tells torch how to use memory, before anything imports it
+from llmlab.common.session import listen as _listen
+
+_listen()  # to the notebook's kernel, where there is one: what it shows from now on belongs to the record of a run
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     # What an experiment is, and what it reads

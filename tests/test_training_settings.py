@@ -291,7 +291,7 @@ def test_a_loss_that_is_no_number_stops_training(tiny, tmp_path):
                           "max_steps": 30, "use_peft": False, "save_strategy": "steps", "save_steps": 1,
                           "save_total_limit": 1, "eval_strategy": "no", "report_to": []})
     experiment = prepare(config)
-    record = type("Record", (), {"folder": tmp_path})
+    record = type("Record", (), {"folder": tmp_path, "begin_training": lambda: None})
     trainer = choose_trainer(experiment.config, experiment.build_model(), experiment.tokenizer, experiment.train,
         experiment.held_out, record)
     with pytest.raises(LabError, match="Training stopped at step") as caught:

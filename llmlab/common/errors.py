@@ -80,6 +80,10 @@ class LabError(ValueError):
         text = plain(without_secrets(str(message)))
         super().__init__(re.sub(ENDLESS_WORD, r"\1...\2", text))
 
+    def _render_traceback_(self):
+        "Tell IPython what to show of it: the message, without the lab's own lines that led to it."
+        return [f"{type(self).__name__}: {self}"]
+
 # %% ../../nbs/13_common/01_errors.ipynb #errors-first
 def first_line(error: BaseException) -> str:
     "Say what an error says in one line; by its kind where it says nothing."

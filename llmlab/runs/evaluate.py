@@ -28,7 +28,7 @@ from llmlab.models.checkpoints import (
 from ..models.clock import choose_day
 from .environment import describe_environment
 from .finished import FinishedRun, load_trained
-from .page import keep_notebook, session_notebook
+from .jupyterlab import keep_when_done
 from .parameters import asked_run, evaluation_config, evaluation_folder, settings_of
 from .record import Record, begin_record, to_json, utc_now
 from ..tokens.prompts import choose_prompt, find_prompt
@@ -148,8 +148,7 @@ def finish_evaluation(
     write_atomic(folder / "scores.json", to_json(scores) + "\n")
     if not run:
         Record(folder).note(status="finished", kind="evaluation", **facts)
-    if notebook := session_notebook():
-        keep_notebook(notebook, folder / "evaluate.ipynb")
+    keep_when_done(folder / "evaluate.ipynb")
     return folder
 
 # %% ../../nbs/06_runs/10_evaluate.ipynb #f389ac18

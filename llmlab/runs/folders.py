@@ -25,6 +25,7 @@ from typing_extensions import TypedDict
 
 from ..common.errors import LabError, brief, closest, first_line, label
 from ..common.files import bundled, find_path, output_folder, parse_json, project_root, read_json_lines, read_text
+from ..common.session import listen
 from ..config.load import config_from_yaml, make_config
 from ..config.schema import ExperimentConfig, default_of
 from ..experiment.extensions import load_extensions
@@ -240,6 +241,8 @@ def config_from(
 ) -> ExperimentConfig:
     "Collect the settings among a notebook's variables, and load the extensions that they name."
     warnings.showwarning = partial(_show_remark, warnings.showwarning)
+    if session := listen():
+        session.answer_stops()
     settings = {name: namespace[name] for name in ExperimentConfig.model_fields if name in namespace}
     config = resumed(make_config(settings))
     load_extensions(config.extensions, recorded=True if config.resume else None)

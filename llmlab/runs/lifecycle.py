@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 
 from ..common.display import html_table
 from ..common.files import bundled_table, output_folder, project_root, write_atomic, write_json_lines
+from ..common.session import listen
 from ..config.load import make_config
 from ..config.schema import ExperimentConfig
 from ..evaluation.benchmarks import find_benchmarks
@@ -29,7 +30,7 @@ from ..experiment.prepare import Prepared
 from ..experiment.resolve import describe_entries
 from .card import write_card
 from .folders import collect_answers, run_folder
-from .page import adopt_notebook, session_notebook
+from .jupyterlab import end_abandoned, follow_cells
 from .record import Record, begin_record, note_surroundings, utc_now
 from .summary import card_html
 from .tracking import MlflowRun, tracking_uri
@@ -43,17 +44,26 @@ class Termination(TrainerCallback):
     def __init__(
         self,
         listen: bool = True,  # only where papermill runs the notebook: in JupyterLab the kernel is the user's
+        stoppable: bool = False,  # answer SIGINT while training; a kernel takes that back when the cell ends
     ):
         self.training = False
         self.asked = False
         self.saved = False
-        if listen and threading.current_thread() is threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        self.stoppable = stoppable and is_main
+        if listen and is_main:
             signal.signal(signal.SIGTERM, self.ask)
 
     def ask(self, number, frame):
         self.asked = True
         if not self.training:
             self.end()
+
+    def stop(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("Stopping after the step under way, with a checkpoint. Stop once more to end at once.")
 
     def end(self, *positional, **named):
         if self.asked and (self.saved or not self.training):
@@ -64,6 +74,9 @@ class Termination(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **others):
         self.training = True
+        if self.stoppable:
+            self.asked = self.saved = False
+            self.interrupt = signal.signal(signal.SIGINT, self.stop)
 
     def on_step_end(self, args, state, control, **others):
         control.should_save = control.should_save or self.asked
@@ -73,6 +86,8 @@ class Termination(TrainerCallback):
 
     def on_train_end(self, args, state, control, **others):
         self.training = False
+        if self.stoppable:
+            signal.signal(signal.SIGINT, self.interrupt)
         self.end()
 
 # %% ../../nbs/06_runs/05_lifecycle.ipynb #4f14a374
@@ -87,6 +102,7 @@ class MetricsCallback(TrainerCallback):
             self.record.append_metrics({"step": state.global_step, "time": utc_now(), **(logs or {})})
 
     def on_train_begin(self, args, state, control, **others):
+        self.record.has_trained = True
         self.record.note(max_steps=state.max_steps)
 
 
@@ -132,6 +148,7 @@ def start_record(
     **facts,  # data that were read already; a run that is resumed must have begun with the same
 ) -> Record:
     "Open the folder of a new run, or of the one that is resumed, and its trackers."
+    end_abandoned()
     chosen = os.environ.pop("LLMLAB_RUN_DIR", None)  # by papermill's engine
     folder = Path(chosen) if chosen else run_folder(config)
     is_open = chosen and (folder / "record.json").exists()  # the engine has begun it
@@ -139,10 +156,11 @@ def start_record(
     record.settle(**facts)
     versions = sorted(f"{each.name}=={each.version}\n" for each in metadata.distributions())
     write_atomic(folder / "environment.txt", "".join(versions))
-    record.termination = Termination(listen=chosen is not None)
+    record.termination = Termination(listen=chosen is not None, stoppable=listen() is not None)
     note_surroundings(record, config)
     start_tracking(record, config, goes_on=config.resume is not None)
     atexit.register(record.close, "interrupted")
+    follow_cells(record)
     return record
 
 
@@ -214,8 +232,6 @@ def finish_record(
     if record.mlflow:
         record.mlflow.log_files(record.folder / "record.json", record.folder / "adapter")
         record.note_tracking(record.mlflow)
-    if notebook := session_notebook():
-        adopt_notebook(record, notebook)
     return record.folder
 
 

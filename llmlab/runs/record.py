@@ -48,6 +48,7 @@ class Record:
         self.mlflow: MlflowRun | None = None
         self.callbacks = []  # those that listen while the run trains, from `open_record`
         self.termination = None  # the callback that answers when the process is asked to end, from `start_record`
+        self.has_trained = False  # in this process
         self.has_adapter = False  # what this process trained is saved
 
     def note(self, **facts):
@@ -122,6 +123,16 @@ class Record:
         known = self.content.get("mlflow_problems") or []
         waited = {"mlflow_waited": round(run.waited, 1)} if run.waited else {}
         self.note(mlflow_problems=list(dict.fromkeys([*known, *run.problems])), **waited)
+
+    def begin_training(self):
+        "Take up a run again that a cell had ended; raise a `LabError` where its model was trained already."
+        if self.has_trained:
+            raise LabError("This model was trained already, and a second training would not begin where the first did: "
+                           "run all cells again; with resume = 'latest' in the first, where this run is to go on.")
+        if self.content.get("status") != "running":
+            self.note(status="running", ended=None, error=None, **_this_process())
+            if self.mlflow:
+                self.mlflow.reopen()
 
     def close(self, status: str, error: str | None = None):
         "End a run that did not finish."

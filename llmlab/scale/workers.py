@@ -338,6 +338,7 @@ def choose_trainer(
     score_answers=None,  # a function that answers the held-out questions and returns scores
 ):  # LabTrainer or WorkersTrainer
     "Make a trainer that works in this process, or one whose work is done by `num_workers` others."
+    record.begin_training()
     if config.num_workers == 1:
         trainer = make_trainer(config, model, tokenizer, train.examples, held_out.examples, record.folder, callbacks,
                                score_answers)

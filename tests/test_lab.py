@@ -1,0 +1,233 @@
+"""JupyterLab: what ran is the record, a stop can be gone on from, and a mistake is one message."""
+import html
+import json
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+from llmlab.config.schema import default_of
+from llmlab.models.testing import save_tiny_checkpoint
+from llmlab.runs.record import is_running
+from llmlab.training.checkpoints import newest_checkpoint, step_of
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAIN = ROOT / "nbs" / "train.ipynb"
+PATIENCE = 300  # seconds until a kernel counts as stuck
+SMALL = {
+    "dataset": "lab-ko-mrc", "max_train_samples": 16, "max_eval_samples": 4, "num_samples": 2, "max_new_tokens": 8,
+    "max_steps": 3, "dtype": "float32", "max_length": 512,
+}
+OUTSIDE = {"MLFLOW_TRACKING_URI", "LLMLAB_RUN_DIR", "IN_TEST"}  # would change what a run does
+
+
+def with_values(source, **settings):
+    """Change values in a parameters cell, as a person types them."""
+    for name, value in settings.items():
+        source, count = re.subn(rf"(?m)^{name} = [^#\n]*", f"{name} = {value!r}  ", source)
+        assert count == 1, name
+    return source
+
+
+class Page:
+    """A notebook in JupyterLab: its cells are sent to the kernel by their ids; the file is what was saved last."""
+
+    def __init__(self, path):
+        self.path = path
+        self.cells = nbformat.read(path, as_version=4).cells
+        environment = {name: value for name, value in os.environ.items() if name not in OUTSIDE}
+        self.manager, self.client = start_new_kernel(
+            kernel_name="python3", cwd=path.parent, env={**environment, "JPY_SESSION_NAME": str(path)}
+        )
+
+    @property
+    def codes(self):
+        return [cell for cell in self.cells if cell.cell_type == "code"]
+
+    def change(self, **settings):
+        self.codes[0].source = with_values(self.codes[0].source, **settings)
+
+    def run(self, cell, when=None):
+        """Run a cell; call `when` on each thing that it shows. Return its messages, by kind and content."""
+        content = {"code": cell.source, "silent": False, "store_history": True, "user_expressions": {},
+                   "allow_stdin": False, "stop_on_error": True}
+        request = self.client.session.msg("execute_request", content, metadata={"cellId": cell.id})
+        self.client.shell_channel.send(request)
+        shown = []
+        while True:
+            message = self.client.get_iopub_msg(timeout=PATIENCE)
+            if message["parent_header"].get("msg_id") != request["header"]["msg_id"]:
+                continue
+            if message["content"].get("execution_state") == "idle":
+                return shown
+            shown.append((message["msg_type"], message["content"]))
+            if when:
+                when(message["msg_type"], message["content"])
+
+    def run_all(self, when=None):
+        """Run the cells up to the first that fails; return what each has shown."""
+        results = []
+        for cell in self.codes:
+            results.append(self.run(cell, when))
+            if any(kind == "error" for kind, _ in results[-1]):
+                break
+        return results
+
+    def records(self):
+        return sorted(path.parent for path in self.path.parent.glob("runs/*/record.json"))
+
+    def close(self):
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A copy of the train notebook with a tiny model, open in a kernel."""
+    folder = tmp_path_factory.mktemp("lab")
+    save_tiny_checkpoint(folder / "tiny-llama")
+    (folder / "my_train.ipynb").write_bytes(TRAIN.read_bytes())
+    page = Page(folder / "my_train.ipynb")
+    page.change(model="tiny-llama", **SMALL)
+    yield page
+    page.close()
+
+
+def executed(folder):
+    cells = nbformat.read(folder / "train.ipynb", as_version=4).cells
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
+def test_the_record_is_what_ran(page):
+    """No cell was saved: the record has each as it was run, all that it showed, and the headings."""
+    results = page.run_all()
+    assert len(results) == len(page.codes), results[-1][-1]
+    folder = page.records()[-1]
+    record = read_record(folder)
+    assert record["status"] == "finished" and record["params"]["max_steps"] == 3
+    cells = executed(folder)
+    assert [cell.source for cell in cells] == [cell.source for cell in page.codes]
+    assert "max_steps = 3" in cells[0].source and cells[0].metadata.tags == ["parameters"]
+    for cell, messages in zip(cells, results):
+        assert cell.execution_count
+        shown = [kind for kind, _ in messages if kind in ("display_data", "execute_result")]
+        kept = [output.output_type for output in cell.outputs if output.output_type != "stream"]
+        assert kept == shown
+        printed = "".join(content["text"] for kind, content in messages if kind == "stream")
+        assert "".join(output.text for output in cell.outputs if output.output_type == "stream") == printed
+    text = (folder / "train.html").read_text()
+    assert "3 steps in" in text and "step 1 of 3" not in text and "The same questions, before and after" in text
+    assert TRAIN.read_bytes() == page.path.read_bytes()
+
+
+def read_record(folder):
+    return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+
+
+def errors(messages):
+    return [content for kind, content in messages if kind == "error"]
+
+
+def mlflow_status(folder):
+    from llmlab.runs.tracking import connect
+
+    client = connect(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    return client.get_run(read_record(folder)["mlflow_run_id"]).info.status
+
+
+WAIT_FOR_STOP = """
+import time
+from transformers import TrainerCallback
+
+class WaitForStop(TrainerCallback):
+    def on_step_begin(self, args, state, control, **others):
+        while state.global_step == 2 and not record.termination.asked and "resumed" not in record.content:
+            time.sleep(0.05)
+
+record.callbacks.append(WaitForStop())
+"""
+
+
+@pytest.fixture(scope="module")
+def stopped(page):
+    """A run that is stopped in one of its first three steps of five, in a kernel that lives on; with a cell that was never saved."""
+    page.change(max_steps=5, eval_strategy="no")
+    training = next(number for number, cell in enumerate(page.cells) if "choose_trainer" in cell.source)
+    page.cells.insert(training, nbformat.v4.new_code_cell(WAIT_FOR_STOP))
+    interrupts = []
+
+    def stop(kind, content):
+        if re.search("step [12] of 5", content.get("data", {}).get("text/html", "")) and not interrupts:
+            interrupts.append(page.manager.interrupt_kernel())
+
+    results = page.run_all(stop)
+    assert interrupts, results[-1]
+    return page.records()[-1], results
+
+
+def test_a_stop_saves_the_step_and_says_how_to_go_on(page, stopped):
+    """One message; a checkpoint of the step; a record, an MLflow run and a page that say what happened."""
+    folder, results = stopped
+    error, = errors(results[-1])
+    step = step_of(newest_checkpoint(folder / "checkpoints"))
+    assert 1 <= step <= 3 and error["traceback"] == [
+        f"Stopped. This run has a checkpoint of step {step}: to go on from there, set resume = 'latest' in the first "
+        f"cell and run all cells, or type `llmlab resume {folder.name}` in a terminal."
+    ]
+    record = read_record(folder)
+    assert record["status"] == "interrupted" and record["ended"] and not is_running(record)
+    assert mlflow_status(folder) == "KILLED"
+    assert error["traceback"][0] in html.unescape((folder / "train.html").read_text(encoding="utf-8"))
+    cells = executed(folder)
+    assert [cell.source for cell in cells] == [cell.source for cell in page.codes]
+    ran = [bool(cell.execution_count) for cell in cells]  # of this run, not of the one before it
+    assert ran == [True] * len(results) + [False] * (len(cells) - len(results))
+    assert not any(cell.outputs for cell in cells[len(results):])
+
+
+def test_training_twice_is_refused(page, stopped):
+    """The model has learned already: the cell says so, and how to go on."""
+    training = next(cell for cell in page.codes if "choose_trainer" in cell.source)
+    error, = errors(page.run(training))
+    message, = error["traceback"]
+    assert message.startswith("LabError: This model was trained already") and "resume = 'latest'" in message
+
+
+def test_a_stopped_run_goes_on_in_the_same_kernel(page, stopped):
+    """resume = 'latest' ends the run in the same record, as if nothing had happened."""
+    folder, _ = stopped
+    before, step = page.records(), step_of(newest_checkpoint(folder / "checkpoints"))
+    page.change(resume="latest", **{name: default_of(name) for name in ("model", "eval_strategy", *SMALL)})
+    results = page.run_all()
+    assert len(results) == len(page.codes), errors(results[-1])
+    record = read_record(folder)
+    assert record["status"] == "finished" and record["resumed"][0]["step"] == step and page.records() == before
+    assert len(json.loads((folder / "loss_trace.json").read_text())) == 5
+    assert mlflow_status(folder) == "FINISHED" and not is_running(record)
+    assert "resume = 'latest'" in executed(folder)[0].source
+
+
+def test_a_mistake_is_one_message_and_leaves_no_record(page):
+    before = page.records()
+    page.change(resume=None, model="gema3-270m")
+    results = page.run_all()
+    message, = errors(results[-1])[0]["traceback"]
+    assert message.startswith("LabError: ") and "Did you mean 'gemma3-270m'?" in message
+    assert page.records() == before
+
+
+def test_a_cell_that_fails_is_in_the_record(page):
+    """What went wrong, on the page and in the record; the kernel lets go of it."""
+    page.change(model="tiny-llama", **SMALL)
+    opened = next(number for number, cell in enumerate(page.codes) if "open_record" in cell.source)
+    for cell in page.codes[:opened + 1]:
+        assert not errors(page.run(cell))
+    assert errors(page.run(nbformat.v4.new_code_cell("print('나누기')\n1 / 0")))
+    folder = page.records()[-1]
+    record = read_record(folder)
+    assert record["status"] == "failed" and "division by zero" in record["error"] and not is_running(record)
+    text = (folder / "train.html").read_text(encoding="utf-8")
+    assert "나누기" in text and "ZeroDivisionError" in text
