@@ -90,3 +90,67 @@ def test_what_presets_take_is_what_the_rule_says():
     from preset_memory import written
 
     assert bundled("memory.yaml").read_text(encoding="utf-8") == written(), "run tools/preset_memory.py"
+
+
+def test_every_command_stands_in_one_group_with_a_whole_summary():
+    shown = CliRunner().invoke(cli.main, ["--help"], prog_name="llmlab", terminal_width=80).stdout
+    assert "..." not in shown.partition("Start here:")[2] and "More:" not in shown and "Start here:" in shown
+    grouped = [name for names in cli.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(cli.main.commands)
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_help_on_settings_is_as_wide_as_the_terminal(columns):
+    done = CliRunner().invoke(cli.main, ["train", "--help"], prog_name="llmlab", terminal_width=columns)
+    shown = done.stdout.splitlines()
+    assert columns - 15 < max(map(len, shown)) <= columns
+    assert "What you change first (-p NAME VALUE):" in shown and "LoRA:" in shown
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 300])
+def test_presets_fit_a_terminal(columns):
+    from llmlab.experiment.memory import preset_table
+
+    head, rows = cli.narrow(*preset_table(), ("hub id", "GiB in bf16", "in 4-bit", "context"), columns)
+    widest = max(map(len, cli.text_table(head, rows).splitlines()))
+    assert widest <= max(columns, 76) and {"model", "licence", "LoRA in 4-bit"} <= set(head)
+
+
+# Answers for programs
+
+def parsed(*words):
+    """Run a command with --json; its stdout must be JSON and nothing else, without numbers that are none."""
+    status, shown, _ = call(*words, "--json")
+    return status, json.loads(shown, parse_constant=pytest.fail)
+
+
+def test_presets_as_json():
+    status, answer = parsed("presets")
+    assert status == 0 and answer["models"]["gemma3-270m"]["id"] == "google/gemma-3-270m"
+    assert "lab-ko-mrc" in answer["datasets"] and "koalpaca" in answer["prompts"] and "mrc" in answer["tasks"]
+
+
+def test_a_comparison_as_json(tmp_path):
+    """Also of a loss that ran away, and of a record that was damaged."""
+    metrics = {"eval_loss": float("nan"), "train_runtime": 2.5}
+    names = [save_record(tmp_path, f"2026010{day}-080000-a-b-1111", status="finished", metrics=metrics).name
+             for day in (1, 2)]
+    status, answer = parsed("compare", *names, "--output-dir", tmp_path)
+    assert status == 0 and [run["run"] for run in answer["runs"]] == names
+    assert answer["runs"][0]["metrics"] == {"eval_loss": None, "train_runtime": 2.5}
+    assert all(set(row) for table in answer["tables"] for row in table["rows"])
+    status, answer = parsed("compare", "--output-dir", tmp_path)
+    assert [row["run"] for row in answer["tables"][0]["rows"]] == names[::-1] or len(answer["runs"]) == 2
+
+
+def test_a_preview_as_json():
+    status, answer = parsed("preview", "-p", "dataset", bundled("story-rows.jsonl"), "-p", "model", "smollm2-135m")
+    assert answer["serious"] == sum(finding["level"] == "serious" for finding in answer["findings"])
+    assert status == int(answer["serious"] > 0) and answer["tokens"]["train"] and answer["examples"][0]["sent"]
+
+
+def test_an_error_leaves_stdout_empty():
+    for words in (["compare", "nosuchrun"], ["plan", "-p", "lora_r", "0"], ["preview", "-p", "seeds", "1"]):
+        status, shown, said = call(*words, "--json")
+        assert (status, shown) == (2, "") and said.startswith("Error: ")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_report', 'check_tokens', 'hangul_share', 'check_whole', 'find_tokenizer', 'Preview', 'make_preview',
            'one_of_each_kind', 'preview_tables', 'text_histogram', 'plot_lengths', 'mask_text', 'sent_json',
-           'finding_lines', 'preview_lines', 'show_preview']
+           'finding_lines', 'preview_lines', 'preview_facts', 'show_preview']
 
 # %% ../../nbs/09_experiment/04_preview.ipynb #experiment-preview-imports
 import html
@@ -368,6 +368,19 @@ def _place(preview: Preview, index: int) -> str:
 
 def _sent_text(preview: Preview, index: int) -> str:
     return json.dumps(sent_json(preview.train, index), ensure_ascii=False)
+
+# %% ../../nbs/09_experiment/04_preview.ipynb #4fb06967
+def preview_facts(preview: Preview) -> dict:
+    "Write a preview as plain values, for programs."
+    tokens = {"train": preview.train.tokens.to_dict(), "held_out": preview.held_out.tokens.to_dict()}
+    examples = []
+    for index in preview.examples:
+        examples.append({"where": _place(preview, index), "sent": sent_json(preview.train, index)})
+    return {
+        "title": preview.title, "serious": preview.serious, "hangul": preview.hangul,
+        "findings": [vars(finding) for finding in preview.findings], "data": preview.report.to_dict(),
+        "tokens": tokens, "examples": examples,
+    }
 
 # %% ../../nbs/09_experiment/04_preview.ipynb #277a4ca4
 def show_preview(preview: Preview):  # an object that Jupyter shows
