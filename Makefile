@@ -24,7 +24,11 @@ help:  ## List these commands
 install: $(INSTALLED)  ## Make .venv and install llmlab with the versions of constraints.txt (TORCH=cpu or cuda: which PyTorch)
 
 train: $(INSTALLED)  ## Fine-tune, with the defaults or with ARGS="-p model smollm2-135m -p learning_rate 1e-4"
+	@echo "Training by nbs/train.ipynb: unless ARGS says otherwise, Gemma 3 270M with LoRA on the Korean" \
+	    "instructions that come with llmlab, some minutes on two cores. Ctrl-C saves a checkpoint and ends it." >&2
 	@$(BIN)/llmlab train $(ARGS)
+	@echo "Next: open the train.html named above. '$(BIN)/llmlab chat latest' talks to the model, 'make ui' shows the runs," \
+	    "'make lab' opens the notebook to change a value and run it again, '$(BIN)/llmlab --help' lists the rest." >&2
 
 test: $(INSTALLED)  ## Test the notebooks cell by cell, then all of tests/ (or what ARGS="-k packing" says)
 	@status=0; \
