@@ -3,6 +3,8 @@ import html
 import json
 import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -15,6 +17,8 @@ from llmlab.runs.record import is_running
 from llmlab.training.checkpoints import newest_checkpoint, step_of
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+from lab import MINE, copy_notebook  # noqa: E402
 TRAIN = ROOT / "nbs" / "train.ipynb"
 PATIENCE = 300  # seconds until a kernel counts as stuck
 SMALL = {
@@ -231,3 +235,26 @@ def test_a_cell_that_fails_is_in_the_record(page):
     assert record["status"] == "failed" and "division by zero" in record["error"] and not is_running(record)
     text = (folder / "train.html").read_text(encoding="utf-8")
     assert "나누기" in text and "ZeroDivisionError" in text
+
+
+# One's own copy
+
+def test_the_copy_is_kept_once_it_was_changed(tmp_path):
+    """A second start opens what the person has; only a copy in which nothing was changed follows the notebook."""
+    source, mine = ROOT / "nbs" / ".train.ipynb", tmp_path / MINE
+    try:
+        source.write_bytes(TRAIN.read_bytes())
+        assert "a copy of" in copy_notebook(source, mine)
+        notebook = json.loads(source.read_text(encoding="utf-8"))
+        notebook["cells"][0]["source"] = ["# Another title"]
+        source.write_text(json.dumps(notebook), encoding="utf-8")
+        assert "a copy of" in copy_notebook(source, mine) and "Another title" in mine.read_text(encoding="utf-8")
+        own = json.loads(mine.read_text(encoding="utf-8"))
+        own["cells"][1]["source"] = ["max_steps = 7"]
+        mine.write_text(json.dumps(own), encoding="utf-8")
+        assert copy_notebook(source, mine) == f"Opening your {MINE}."
+        shutil.copy(TRAIN, source)
+        assert "has changed since you copied it" in copy_notebook(source, mine)
+        assert json.loads(mine.read_text(encoding="utf-8")) == own
+    finally:
+        source.unlink()

@@ -13,9 +13,8 @@ MINE = "my_train.ipynb"  # ignored by git
 OPTIONS = {
     "ServerApp.root_dir": str(ROOT),  # so that runs/ can be opened, with the pages in it
     "LabApp.default_url": f"/lab/tree/{MINE}",
-    "LabApp.news_url": "None",  # neither asks whether to fetch news
-    "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",  # nor fetches any
 }
+SETTINGS = ROOT / "tools" / "jupyter"  # JupyterLab's defaults here: it fetches no news, and saves every 20 seconds
 
 
 def digest(notebook: dict) -> str:
@@ -45,4 +44,6 @@ if __name__ == "__main__":
     print(copy_notebook(ROOT / "nbs" / "train.ipynb", ROOT / MINE), flush=True)
     options = [f"--{name}={value}" for name, value in OPTIONS.items()]
     jupyter = Path(sys.executable).with_name("jupyter")
+    paths = [str(SETTINGS), os.environ.get("JUPYTER_CONFIG_PATH")]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, paths))
     os.execv(jupyter, [str(jupyter), "lab", *options, *sys.argv[1:]])
