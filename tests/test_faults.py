@@ -400,10 +400,10 @@ def test_what_a_tracker_missed_is_sent_later(tmp_path, monkeypatch):
     assert content["mlflow_problems"] == [] and "mlflow_waited" not in content
     client = tracking.connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
     sent = client.get_run(content["mlflow_run_id"])
-    assert sent.info.status == "FINISHED" and sent.data.params["lora_r"] == "4" and sent.data.metrics["eval_loss"] == 1.5
-    assert [point.value for point in client.get_metric_history(sent.info.run_id, "loss")] == [3.0, 2.0, 1.0]
+    assert sent.info.status == "FINISHED" and sent.data.params["lora_r"] == "4" and sent.data.metrics["final/eval_loss"] == 1.5
+    assert [point.value for point in client.get_metric_history(sent.info.run_id, "train/loss")] == [3.0, 2.0, 1.0]
     assert unsynced_runs(str(tmp_path)) == [] and sync_run(record.folder) == []
-    assert len(client.get_metric_history(sent.info.run_id, "loss")) == 3
+    assert len(client.get_metric_history(sent.info.run_id, "train/loss")) == 3
     assert "missed nothing" in invoke("sync", "--output-dir", tmp_path)[1]
 
 

@@ -75,7 +75,7 @@ def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(whole, tin
     client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert [run.info.run_id for run in runs] == [record["mlflow_run_id"]] and runs[0].info.status == "FINISHED"
-    steps = [point.step for point in client.get_metric_history(runs[0].info.run_id, "loss")]
+    steps = [point.step for point in client.get_metric_history(runs[0].info.run_id, "train/loss")]
     assert steps == sorted(set(steps))
     refused = llmlab("resume", folder)
     assert refused.returncode == 2 and "finished" in refused.stderr

@@ -256,12 +256,15 @@ def test_adapter_is_the_one_recorded(finished):
 def test_mlflow_has_the_run(finished):
     """The store in output_dir holds settings, curve and files, and no other store is made."""
     run, client = finished.mlflow()
-    assert run.info.status == "FINISHED" and run.info.run_name == finished.folder.name
+    assert run.info.status == "FINISHED" and run.info.run_name == f"tiny-llama instruct {finished.folder.name[-4:]}"
     assert run.data.tags["llmlab.run_id"] == finished.folder.name
     assert run.data.params.items() >= {name: str(value) for name, value in finished.record["params"].items()}.items()
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3]
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2, 3]
     for name, value in finished.record["metrics"].items():
-        assert run.data.metrics[name] == pytest.approx(value), name
+        last = client.get_metric_history(run.info.run_id, f"final/{name.removesuffix('_before')}")
+        assert last[0 if name.endswith("_before") else -1].value == pytest.approx(value), name
+    assert run.data.tags["mlflow.note.content"].startswith("tiny-llama was trained on lab-ko-instruct")
+    assert client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"train.html", "train.ipynb", "samples.jsonl", "config.yaml", "record.json", "adapter"} <= files
     assert "adapter/adapter_model.safetensors" in {
@@ -276,8 +279,13 @@ def test_mlflow_has_the_run(finished):
 def test_data_is_tracked(finished):
     """The data's fingerprint and counts stand in MLflow as well."""
     run, _ = finished.mlflow()
-    for name in ("fingerprint", "read", "kept", "train", "held_out"):
+    for name in ("read", "kept", "train", "held_out"):
         assert run.data.params[f"data_{name}"] == str(finished.record["data"][name])
+    fingerprint = finished.record["data"]["fingerprint"]
+    assert run.data.tags["data_fingerprint"] == fingerprint
+    assert run.data.tags["adapter_sha256"] == finished.record["adapter_sha256"]
+    assert {each.dataset.digest for each in run.inputs.dataset_inputs} == {fingerprint[:36]}
+    assert sorted(tag.value for each in run.inputs.dataset_inputs for tag in each.tags) == ["held out", "training"]
 
 
 def test_tensorboard_files_are_written(finished):

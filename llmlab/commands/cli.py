@@ -686,9 +686,11 @@ def doctor(as_json):
 @click.option("--output-dir", default=default_of("output_dir"), show_default=True, help="The experiments' output_dir.")
 def ui(host, port, output_dir):
     "Browse the runs in MLflow."
+    from llmlab.runs.compare import close_lost_runs
     from llmlab.runs.tracking import tracking_uri
 
     uri = tracking_uri(None, output_dir)
+    close_lost_runs(output_dir)
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     say(f"MLflow with {uri} at http://{host}:{port}; Ctrl-C ends it.", err=True)
     words = ["server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]

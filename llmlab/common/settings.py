@@ -287,7 +287,7 @@ class AnswerSettings(TaskSettings):
 class OutputSettings(Settings):
     "Where it goes"
     experiment_name: str = "llmlab"  # MLflow experiment
-    run_name: str | None = None  # MLflow run name; otherwise the run's id
+    run_name: str | None = None  # MLflow run name; otherwise model, dataset and the end of the run's id
     output_dir: str = "runs"  # a folder for each run is made in here
     logging_dir: str | None = None  # tensorboard files; otherwise logs/ in the run's folder
     report_to: list[Literal["mlflow", "tensorboard"]] = ["mlflow"]  # trackers; [] for none

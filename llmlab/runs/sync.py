@@ -12,8 +12,9 @@ from pathlib import Path
 from ..common.errors import LabError
 from ..common.files import output_folder, read_json_lines
 from .folders import list_record, recorded_config
-from .lifecycle import TRACKED_FILES, start_tracking
+from .lifecycle import NOTE, TRACKED_FILES, start_tracking
 from .record import Record, is_running, utc_now
+from .summary import card_markdown, run_card
 from .tracking import MLFLOW_STATUS
 
 # %% ../../nbs/06_runs/12_sync.ipynb #runs-sync-run
@@ -30,11 +31,12 @@ def sync_run(folder: Path) -> list[str]:  # what MLflow still misses, a line for
     content.pop("mlflow_problems", None)
     start_tracking(record, config, goes_on=True)
     run, metrics = record.mlflow, content.get("metrics") or {}
-    run.log_params({**record.tracked_params(), **record.tracked_hashes()})
+    record.track()
     for line in read_json_lines(folder / "metrics.jsonl"):
         step, time = line.pop("step"), line.pop("time", utc_now())
-        run.log_metrics(line, step, datetime.fromisoformat(time).timestamp())
-    run.log_metrics(metrics, content.get("max_steps", 0))
+        run.log_curve(line, step, datetime.fromisoformat(time).timestamp())
+    run.log_results(metrics, content.get("max_steps", 0))
+    run.set_tags({NOTE: card_markdown(run_card(folder))})
     run.log_files(*(folder / name for name in (*TRACKED_FILES, "adapter", "train.ipynb", "train.html")))
     run.finish(MLFLOW_STATUS.get(status, "FAILED") if status != "running" else "KILLED")
     record.note_tracking(run)
