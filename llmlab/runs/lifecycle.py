@@ -245,7 +245,7 @@ def finish_record(
 
 
 def _finish_mlflow(record, metrics):
-    record.track()
+    record.mlflow.track(record.content)
     record.mlflow.log_results(metrics, record.content.get("max_steps", 0))
     record.mlflow.log_files(*(record.folder / name for name in TRACKED_FILES))
     record.mlflow.finish()

@@ -14,7 +14,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..common.errors import LabError, label, without_secrets
+from ..common.errors import LabError, without_secrets
 from ..common.files import read_json_lines, remove, write_atomic, write_json_lines
 from ..config.load import config_to_yaml
 from ..config.schema import ExperimentConfig, default_of
@@ -77,25 +77,7 @@ class Record:
         write_atomic(self.folder / "config.yaml", config_to_yaml(config))
         self.note(params=config.model_dump(), **({"entries": entries} if entries else {}))
         if self.mlflow:
-            self.track()
-
-    def track(self):
-        "Tell MLflow settings, data, hashes and commit, as far as they are known by now."
-        data, params = self.content.get("data") or {}, self.content.get("params") or {}
-        counts = {name: data.get(name) for name in ("read", "kept", "train", "held_out")}
-        self.mlflow.log_params({**params, **{f"data_{name}": count for name, count in counts.items()}})
-        name, fingerprint = data.get("source"), data.get("fingerprint")
-        self.mlflow.set_tags({
-            "model": label(params.get("model") or ""),
-            "dataset": label(params.get("dataset") or ""),
-            "git": (self.content.get("git") or {}).get("commit"),
-            "data_fingerprint": fingerprint,
-            "model_sha256": (self.content.get("model") or {}).get("sha256"),
-            "adapter_sha256": self.content.get("adapter_sha256"),
-        })
-        if name and fingerprint:
-            rows = {"training": data.get("train"), "held out": data.get("held_out")}
-            self.mlflow.log_data(name, fingerprint, rows)
+            self.mlflow.track(self.content)
 
     def append_metrics(self, entry: dict):
         "Add a line to metrics.jsonl."

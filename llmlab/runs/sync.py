@@ -31,7 +31,7 @@ def sync_run(folder: Path) -> list[str]:  # what MLflow still misses, a line for
     content.pop("mlflow_problems", None)
     start_tracking(record, config, goes_on=True)
     run, metrics = record.mlflow, content.get("metrics") or {}
-    record.track()
+    run.track(content)
     for line in read_json_lines(folder / "metrics.jsonl"):
         step, time = line.pop("step"), line.pop("time", utc_now())
         run.log_curve(line, step, datetime.fromisoformat(time).timestamp())

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from ..common.errors import first_line, without_secrets
+from ..common.errors import first_line, label, without_secrets
 from ..common.files import output_folder
 
 # %% ../../nbs/06_runs/04_tracking.ipynb #3116ebaa
@@ -255,6 +255,24 @@ class MlflowRun:
             side[f"final/{name.removesuffix('_before')}"] = value
         self.log_metrics(before, 0)
         self.log_metrics(after, max(1, steps))
+
+    def track(self, content: dict):  # `content`: of record.json
+        "Tell settings, data, hashes and commit, as far as they are known by now."
+        data, params = content.get("data") or {}, content.get("params") or {}
+        counts = {name: data.get(name) for name in ("read", "kept", "train", "held_out")}
+        self.log_params({**params, **{f"data_{name}": count for name, count in counts.items()}})
+        name, fingerprint = data.get("source"), data.get("fingerprint")
+        self.set_tags({
+            "model": label(params.get("model") or ""),
+            "dataset": label(params.get("dataset") or ""),
+            "git": (content.get("git") or {}).get("commit"),
+            "data_fingerprint": fingerprint,
+            "model_sha256": (content.get("model") or {}).get("sha256"),
+            "adapter_sha256": content.get("adapter_sha256"),
+        })
+        if name and fingerprint:
+            rows = {"training": data.get("train"), "held out": data.get("held_out")}
+            self.log_data(name, fingerprint, rows)
 
     def log_data(
         self,
