@@ -300,8 +300,8 @@ def test_same_settings_give_the_same_weights(finished, tmp_path):
     file = finished.folder / "config.yaml"
     done = call(*TRAIN, "-f", file, *parameters({"output_dir": tmp_path, "report_to": "[]"}), cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "" and "Finished:" in done.stderr
     run = Run(*folders(tmp_path))
+    assert done.stdout == f"{run.folder}\n" and "Finished:" in done.stderr
     assert_finished(run)
     assert run.record["mlflow_run_id"] is None and not list(tmp_path.glob("mlflow.db"))
     for name in ("loss_trace_sha256", "adapter_sha256"):

@@ -176,6 +176,7 @@ def run_notebook(
     name: str,  # in nbs/
     settings: dict,  # parameters
     folder: Path | None = None,  # to run it in; otherwise a new one
+    tells_folder: bool = True,  # on stdout, alone, for a script; not where something else is asked
 ) -> int:  # exit status
     "Run a notebook of the project through papermill."
     from llmlab.runs.parameters import check_parameters
@@ -203,7 +204,8 @@ def run_notebook(
 
         say(f"\n{card_text(run_card(output.parent))}", err=True)
     say(f"Finished: {output.with_suffix('.html')}", err=True)
-    say(str(output.parent))  # alone on stdout, for a script
+    if tells_folder:
+        say(str(output.parent))
     return 0
 
 
@@ -305,7 +307,7 @@ def rerun(settings, run, verify, output_dir, as_json):
     os.environ["LLMLAB_RERUN_OF"] = original.name
     config = checked_config(settings)
     folder = fresh_folder(config.output_dir, config.model, config.dataset)
-    status = run_notebook("train.ipynb", settings, folder)
+    status = run_notebook("train.ipynb", settings, folder, tells_folder=not verify)
     if verify and status == 0:
         report = verify_rerun(original, folder)
         if as_json:
@@ -386,7 +388,7 @@ def compare(runs, source, mlflow_tracking_uri, notebook, output_dir, as_json):
     if notebook:
         parameters = {"runs": list(runs), "source": source, "output_dir": output_dir,
                       "mlflow_tracking_uri": mlflow_tracking_uri}
-        sys.exit(run_notebook("compare.ipynb", parameters))
+        sys.exit(run_notebook("compare.ipynb", parameters, tells_folder=False))
 
 # %% ../../nbs/12_commands/01_cli.ipynb #cli-sync
 @main.command(short_help="Send MLflow what it missed.")

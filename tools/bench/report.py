@@ -252,3 +252,11 @@ def write(path: Path):
         writer.writerows({"pair": name, **row} for name, pair in pairs_of(results).items() for row in summarize(pair))
     if pairs_of(results):
         plot_pairs(results).savefig(path.with_name("plot.png"), dpi=110)
+
+
+def quick_report(kept: dict) -> str:
+    """Write what `quick.py` measured, a column for each checkout, as Markdown."""
+    names = list(dict.fromkeys(name for figures in kept.values() for name in figures["seconds"]))
+    heads = [f"{keep} (of {figures['repeat']})" for keep, figures in kept.items()]
+    rows = [[name, *(f"{figures['seconds'].get(name, float('nan')):.2f}" for figures in kept.values())] for name in names]
+    return table(["processor seconds, median", *heads], rows)
