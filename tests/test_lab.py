@@ -4,11 +4,16 @@ import json
 import os
 import re
 import shutil
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import nbformat
 import pytest
+import websocket
 from jupyter_client.manager import start_new_kernel
 
 from llmlab.config.schema import default_of
@@ -16,9 +21,10 @@ from llmlab.models.testing import save_tiny_checkpoint
 from llmlab.runs.record import is_running
 from llmlab.training.checkpoints import newest_checkpoint, step_of
 
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-from lab import MINE, copy_notebook  # noqa: E402
+from lab import MINE, OPTIONS, SETTINGS, copy_notebook  # noqa: E402
 TRAIN = ROOT / "nbs" / "train.ipynb"
 PATIENCE = 300  # seconds until a kernel counts as stuck
 SMALL = {
@@ -258,3 +264,127 @@ def test_the_copy_is_kept_once_it_was_changed(tmp_path):
         assert json.loads(mine.read_text(encoding="utf-8")) == own
     finally:
         source.unlink()
+
+
+# In a browser
+
+def wait_for(condition, what, seconds=PATIENCE):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"still waiting for {what}"
+        time.sleep(0.2)
+    return value
+
+
+class Browser:
+    """A Chromium without a window, driven by its own protocol: real clicks, real keys."""
+
+    def __init__(self, folder):
+        arguments = ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000",
+                     "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank")
+        self.process = subprocess.Popen([BROWSER, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        port = wait_for(lambda: (folder / "DevToolsActivePort").exists() and (folder / "DevToolsActivePort").read_text(),
+                        "the browser").split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+            tab = next(each for each in json.load(answer) if each["type"] == "page")
+        self.socket = websocket.create_connection(tab["webSocketDebuggerUrl"], suppress_origin=True, timeout=PATIENCE)
+        self.calls = 0
+        for domain in ("Page", "Runtime"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method, **parameters):
+        self.calls += 1
+        self.socket.send(json.dumps({"id": self.calls, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self.socket.recv())
+            if message.get("id") == self.calls:
+                assert "error" not in message, message
+                return message["result"]
+
+    def value(self, expression):
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def open(self, address):
+        self.call("Page.navigate", url=address)
+
+    def text(self):
+        return self.value("document.body ? document.body.innerText : ''") or ""
+
+    def wait_for_text(self, text):
+        wait_for(lambda: text in self.text(), f"{text!r} in {self.text()[-3000:]}")
+
+    def click(self, selector, text="", times=1):
+        """Click the first element that is seen, in its middle."""
+        find = f"""(() => {{
+            const seen = [...document.querySelectorAll({selector!r})].filter(
+                each => each.innerText.trim().startsWith({text!r}) && each.getBoundingClientRect().width);
+            if (!seen.length) return null;
+            const box = seen[0].getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2];
+        }})()"""
+        x, y = wait_for(lambda: self.value(find), f"{selector} {text}")
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=times)
+
+    def type(self, text):
+        self.call("Input.insertText", text=text)
+
+    def close(self):
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@pytest.fixture
+def jupyterlab(tmp_path):
+    """A JupyterLab as `make lab` starts it, on a project of its own, and a browser that looks at it."""
+    if BROWSER is None:
+        pytest.skip("no Chromium here: JupyterLab was driven without a browser only")
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copy(ROOT / "settings.ini", project)
+    save_tiny_checkpoint(project / "tiny-llama")
+    copy_notebook(TRAIN, project / MINE)
+    notebook = nbformat.read(project / MINE, as_version=4)
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    codes[0].source = with_values(codes[0].source, model="tiny-llama", **{**SMALL, "max_steps": -1}, eval_strategy="no")
+    nbformat.write(notebook, project / MINE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = {**OPTIONS, "ServerApp.root_dir": project, "ServerApp.port": port, "IdentityProvider.token": "",
+               "ServerApp.allow_root": True, "ServerApp.open_browser": False}
+    own = {name: str(tmp_path / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR")}
+    own["JUPYTER_CONFIG_PATH"] = str(SETTINGS)
+    environment = {name: value for name, value in os.environ.items() if name not in OUTSIDE} | own
+    command = [sys.executable, "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())]
+    with open(tmp_path / "server.log", "w") as log:
+        server = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log)
+    browser = None
+    try:
+        def is_up():
+            try:
+                return urllib.request.urlopen(f"http://127.0.0.1:{port}/api").status == 200
+            except OSError:
+                assert server.poll() is None, (tmp_path / "server.log").read_text()
+
+        wait_for(is_up, "the server")
+        browser = Browser(tmp_path / "browser")
+        browser.open(f"http://127.0.0.1:{port}/")
+        yield browser, project, port
+    finally:
+        if browser:
+            browser.close()
+        server.terminate()
+        server.wait(60)
+
+
+def test_opens_in_a_browser(jupyterlab):
+    """One's own copy is open in a kernel, at the project's root, and nobody asks about news; a value can be changed."""
+    browser, project, port = jupyterlab
+    browser.wait_for_text("Fine-tune a model")
+    browser.wait_for_text("Python 3")
+    assert "official Jupyter news" not in browser.text() and "settings.ini" in browser.text()
+    browser.click(".jp-CodeCell .cm-line", "max_steps", times=3)
+    browser.type("max_steps = 5")
+    browser.wait_for_text("max_steps = 5")
