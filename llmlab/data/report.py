@@ -190,7 +190,10 @@ def _facts_table(report):
     for reason, entry in report.dropped.items():
         rows, places = entry["rows"], "; ".join(entry["where"][:5])
         more = "; ..." if rows > 5 else ""
-        facts.append(["dropped", f"{rows:,}: {reason} ({places}{more})"])
+        if reason.startswith("beyond max_"):  # what was asked for is no loss, and no row of it is to be looked at
+            facts.append(["not used, as you asked", f"{rows:,}: {reason}"])
+        else:
+            facts.append(["dropped", f"{rows:,}: {reason} ({places}{more})"])
     for train_place, eval_place in report.leaks[:5]:
         facts.append(["leak", f"{train_place} and {eval_place} (held out) are on the same paragraph or question"])
     facts += [["note", note] for note in report.all_notes()]
