@@ -74,7 +74,7 @@ def test_experts_left_frozen_are_named(models):
 def test_plan_and_the_first_lines_of_a_run_tell_of_experts(models):
     chosen = {"load_in_4bit": True, "target_modules": "all-linear"}
     config = settings(models["solar_open"], dataset="lab-ko-instruct", max_train_samples=8, **chosen)
-    told = dict(row for row in plan_rows(make_plan(config, probe=False, knobs=False)) if len(row) == 2)
+    told = dict(row for row in plan_rows(make_plan(config)) if len(row) == 2)
     description = describe_model(built(models["solar_open"], **chosen)[0], locate_model(config.model))
     assert told["experts"] == description["notes"]["experts"]
     assert "12,288 weights (22.5%), in float32, with LoRA of" in told["experts"] and "not packed" in told["experts"]

@@ -7,6 +7,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llmlab.experiment import plan as planning
+from llmlab.common.cards import CARDS
+from llmlab.common.device import planned_card
+from llmlab.config.load import make_config
 from llmlab.config.schema import ExperimentConfig
 from llmlab.common.errors import LabError
 from llmlab.models.checkpoints import count_parameters, locate_model
@@ -148,7 +151,7 @@ def test_head_is_found_without_content(folders, family):
 def tiny_plan(folder, **settings):
     """Plan a run of a tiny model on the lab's own questions."""
     few = dict(max_length=256, max_train_samples=20, max_eval_samples=4)
-    return make_plan(ExperimentConfig(model=str(folder), **few, **settings), probe=False)
+    return make_plan(ExperimentConfig(model=str(folder), **few, **settings))
 
 
 def test_parts_add_up_and_work_is_counted(folders):
@@ -202,7 +205,7 @@ def test_model_without_packs_is_planned_as_it_is_trained(folders, monkeypatch):
 
 def test_what_cannot_fit_says_so_and_names_knobs(folders, monkeypatch):
     monkeypatch.setattr(planning, "memory_at_hand", lambda: 2 * 2**30)
-    plan = make_plan(ExperimentConfig(model="koalpaca", cache_dir=str(folders["llama"])), probe=True)
+    plan = make_plan(ExperimentConfig(model="koalpaca", cache_dir=str(folders["llama"])), probe=True, knobs=True)
     text = "\n".join(plan_lines(plan))
     assert not plan.fits and plan.seconds is None and "IT DOES NOT FIT" in text
     names = [name for name, _ in plan.knobs]
@@ -214,7 +217,7 @@ def test_what_cannot_fit_says_so_and_names_knobs(folders, monkeypatch):
 def test_model_that_was_never_downloaded_is_planned_offline_in_seconds(tmp_path):
     started = time.monotonic()
     config = ExperimentConfig(model="koalpaca", load_in_4bit=True, cache_dir=str(tmp_path))
-    plan = make_plan(config, probe=False, knobs=False)
+    plan = make_plan(config)
     assert time.monotonic() - started < 60
     assert plan.trace.parameters["total"] - plan.trace.parameters["trainable"] == 5_885_059_072
     assert plan.blueprint.folder is None and "tokenizer is not at hand" in plan.work.note
@@ -230,5 +233,34 @@ def test_hub_cache_is_enough(tmp_path):
 
 def test_time_is_estimated(folders):
     config = ExperimentConfig(model=str(folders["llama"]), max_train_samples=20, max_eval_samples=4)
-    plan = make_plan(config, knobs=False)
+    plan = make_plan(config, probe=True)
     assert 0 < plan.seconds < 60
+
+
+@pytest.mark.parametrize("device, dtype", (("rtx-4090", "bfloat16"), ("t4", "float16")))
+def test_a_card_that_is_not_here_is_planned_for(tmp_path, device, dtype):
+    config = ExperimentConfig(model="polyglot-ko-1.3b", cache_dir=str(tmp_path), max_length=128, load_in_4bit=True)
+    plan = make_plan(config, device=device)
+    text = "\n".join(plan_lines(plan))
+    assert plan.at_hand == CARDS[device].usable and plan.card is CARDS[device] and plan.seconds > 0
+    assert f"computed with in {dtype}" in text and "On paper, not measured" in text
+    assert plan.framework == planning.CUDA_CONTEXT_BYTES and plan.parts["fragments"] > 0
+    assert planned_card() is None
+
+
+def test_full_fine_tuning_on_a_card_keeps_weights_in_float32(tmp_path):
+    config = ExperimentConfig(model="polyglot-ko-1.3b", cache_dir=str(tmp_path), max_length=128, use_peft=False)
+    plan = make_plan(config, device="a100-80gb")
+    weights = plan.trace.phases["training"]["weights"]
+    assert weights == pytest.approx(4 * plan.trace.parameters["total"], rel=0.01)
+    assert plan.trace.phases["training"]["optimizer state"] == pytest.approx(2 * weights, rel=0.01)
+    apart = make_plan(config.model_copy(update={"num_workers": 2}), device="a100-80gb")
+    assert apart.need - plan.need == pytest.approx(weights, rel=0.01)  # the buckets
+    assert apart.seconds < plan.seconds
+
+
+def test_an_unknown_card_and_a_card_for_a_run_are_refused():
+    with pytest.raises(LabError, match="device='rtx-4091' is not known. Did you mean 'rtx-4090'"):
+        make_plan(ExperimentConfig(model="koalpaca"), device="rtx-4091")
+    with pytest.raises(LabError, match="device is a parameter of `llmlab plan` alone"):
+        make_config({"device": "rtx-4090"})

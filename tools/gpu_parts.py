@@ -511,7 +511,7 @@ def plan():
     examples = instruct(8)
     for name in ("gemma3-270m", "llama2-7b"):
         config = settings(name, max_steps=1, pack_tokens=4096)
-        made = make_plan(config, SimpleNamespace(examples=examples), probe=False, knobs=False)
+        made = make_plan(config, SimpleNamespace(examples=examples))
         probed = probe_seconds(config, find_blueprint(config), made.passes.typical) / pass_tokens(made.passes.typical)
         model, lm_head = random_model(config)
         optimizer, batcher = adam(model.train()), Batcher("tree", 4096, 4)

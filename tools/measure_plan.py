@@ -94,7 +94,7 @@ def plan(settings: dict, probe: bool) -> dict:
     from llmlab.config.load import make_config
     from llmlab.experiment.plan import make_plan
 
-    planned = make_plan(make_config(settings), probe=probe, knobs=False)
+    planned = make_plan(make_config(settings), probe=probe)
     return {"peak": planned.peak, "seconds": planned.seconds, "phase": planned.phase, "parts": planned.parts}
 
 

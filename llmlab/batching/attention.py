@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .forest import Pack, Segment
 from .varlen import VarlenAttention, call_borders
+from ..common.device import is_on_cpu
 
 # %% ../../nbs/03_batching/02_attention.ipynb #6332e547
 def pack_inputs(
@@ -409,7 +410,7 @@ def choose_way(
     if dropout:
         return "dense"
     if not has_flash(query):
-        return "blocks" if query.device.type == "cpu" else "dense"
+        return "blocks" if is_on_cpu(query) else "dense"
     if size > 256:
         return "dense"
     return "varlen" if window is None and softcap is None and value_size <= size and size % 8 == 0 else "flex"

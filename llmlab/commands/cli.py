@@ -22,8 +22,10 @@ from pathlib import Path
 
 import click
 
+from ..common.cards import CARDS, find_card
+from ..common.device import as_if_on
 from ..common.display import text_table
-from ..common.errors import LabError, brief, closest, fault_advice, plain, without_secrets
+from ..common.errors import LabError, brief, closest, fault_advice, label, plain, without_secrets
 from ..common.files import find_path, project_root, read_text, read_yaml, trusted
 from ..config.arguments import read_settings, takes_parameters
 from ..config.schema import FIRST, ExperimentConfig, default_of, field_comments
@@ -506,19 +508,31 @@ def preview(settings, as_json):
     sys.exit(int(bool(report.serious)))
 
 
-@main.command(short_help="Memory, steps and time; does it fit here?")
+@main.command(short_help="Memory, steps and time; does it fit here?",
+              epilog=f"Cards for --device, or -p device NAME: {', '.join(CARDS)}.")
 @takes_json
 @takes_parameters
-def plan(settings, as_json):
-    "Estimate memory, steps and time of an experiment, and say whether it fits here."
-    config = checked_config(settings)
-    from llmlab.experiment.plan import make_plan, plan_lines
+@click.option("--device", help="Plan for a card of this name, by its data sheet, wherever you are.")
+@click.option("--savings", is_flag=True, help="Say what each saving would bring, also where the experiment fits.")
+@click.option("--time", "probe", is_flag=True, help="Time slices of the model here; on two cores that takes minutes.")
+@click.option("--whole", is_flag=True, help="Trace every block of the model, not a few of each kind.")
+def plan(settings, as_json, device, savings, **options):
+    "Estimate memory, steps and time of an experiment, and say whether it fits here, or on a card you do not have."
+    device = settings.pop("device", device)
+    with as_if_on(find_card(device) if device else None):
+        config = checked_config(settings)
+    say(f"Planning {label(config.model)} on paper ...", err=True)
+    from llmlab.experiment.plan import KNOBS_HEADING, knob_row, make_plan, plan_line, plan_lines, try_knobs
 
-    planned = make_plan(config)
+    planned = make_plan(config, device=device, knobs=savings and as_json, **options)
     if as_json:
         names = ("fits", "need", "at_hand", "peak", "parts", "steps", "seconds", "knobs")
         answer_json({name: getattr(planned, name) for name in names})
     say("\n".join(plan_lines(planned)))
+    if savings or not planned.fits:
+        say(plan_line([KNOBS_HEADING]))
+        for knob in try_knobs(planned):  # each takes some seconds
+            say(plan_line(knob_row(planned, *knob)))
     sys.exit(int(not planned.fits))
 
 

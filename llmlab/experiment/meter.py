@@ -50,9 +50,15 @@ class Meter(TorchDispatchMode):
     ):
         super().__init__()
         self.supervised, self.vocab_size = supervised, vocab_size
-        self.now, self.peak, self.operations = Counter(), Counter(), 0  # bytes by kind; floating-point operations
-        self.small = self.small_at_peak = 0  # bytes in pieces that the C library takes from its heap
+        self.now, self.operations = Counter(), 0  # bytes by kind; floating-point operations
+        self.small = 0  # bytes in pieces that the C library takes from its heap
+        self.stage, self.peaks = "forward", {}  # stage -> bytes by kind at its peak, and how many of them are small
         self.held = {tensor.untyped_storage()._cdata: ("", 0, 0) for tensor in known}  # kind, bytes, of these small
+
+    @property
+    def peak(self) -> Counter:
+        "Return the bytes by kind at the peak."
+        return max((counts for counts, small in self.peaks.values()), key=Counter.total, default=Counter())
 
     def enter(self, tensor: torch.Tensor, kind: str):
         "Count a tensor in, or under another kind."
@@ -84,8 +90,9 @@ class Meter(TorchDispatchMode):
             states, _, shape = args[:3]
             passing = math.prod(shape) * states.element_size()
             self.operations += 2 * states.numel() * shape[0]
-        if self.now.total() + passing > self.peak.total():
-            self.peak, self.small_at_peak = self.now + Counter(activations=passing), self.small
+        highest = self.peaks.get(self.stage, (Counter(), 0))[0]
+        if self.now.total() + passing > highest.total():
+            self.peaks[self.stage] = self.now + Counter(activations=passing), self.small
         if formula := FORMULAS.get(operation._overloadpacket):
             self.operations += formula(*args, **kwargs, out_val=result)
         return result

@@ -21,7 +21,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.device import device_for_model, has_gpu
+from ..common.device import device_for_model, has_bfloat16, has_gpu
 from ..common.display import show_table
 from ..common.errors import LabError, brief, closest, first_line, label
 from ..common.files import find_path, trusted
@@ -311,8 +311,7 @@ def choose_dtype(
         return getattr(torch, dtype)
     if not has_gpu():
         return torch.float32
-    emulated = not torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.float16 if fp16 or emulated else torch.bfloat16
+    return torch.bfloat16 if has_bfloat16() and not fp16 else torch.float16
 
 
 def master_weights(config):  # llmlab.config.schema.ExperimentConfig, of which another comes back where it must

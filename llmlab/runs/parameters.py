@@ -13,9 +13,9 @@ from pathlib import Path
 
 import click
 
-from ..common.errors import LabError, closest
+from ..common.errors import LabError
 from ..common.settings import LoraSettings, TrainingSettings, WatchSettings, coerce
-from ..config.load import make_config
+from ..config.load import make_config, unknown_parameter
 from ..config.schema import ExperimentConfig, default_of
 from ..data.sources import check_dataset_name
 from ..evaluation.answers import load_questions
@@ -172,8 +172,7 @@ def check_parameters(
     kind = kind_of(defaults)
     if kind is None:
         return None
-    unknown = [f"'{name}' is not a parameter of this notebook.{closest(name, defaults)} "
-               "`llmlab train --help` lists them all." for name in parameters if name not in defaults]
+    unknown = [unknown_parameter(name, defaults, " of this notebook") for name in parameters if name not in defaults]
     if unknown:
         raise BadParameters("\n".join(unknown))
     try:
