@@ -50,8 +50,16 @@ def commands(text, program):
 HOWTOS = sorted(path.name for path in (ROOT / "nbs" / "howto").glob("*.qmd"))
 
 
+LOOKED_UP = {"formats.qmd", "troubleshooting.qmd"}  # pages in which one looks something up
+
+
+def linked_pages(text):
+    """List the pages that links lead to: each language has its own Settings."""
+    return sorted(link.rpartition("/")[2] for link in links(text))
+
+
 @pytest.mark.parametrize("name", HOWTOS)
-@pytest.mark.parametrize("part", [headings, code_blocks, links])
+@pytest.mark.parametrize("part", [headings, code_blocks, linked_pages])
 def test_each_howto_has_the_same_in_korean(name, part):
     assert part(read(f"nbs/howto/{name}")) == part(read(f"nbs/ko/{name}"))
 
@@ -59,7 +67,7 @@ def test_each_howto_has_the_same_in_korean(name, part):
 @pytest.mark.parametrize("name", HOWTOS)
 def test_howtos_are_of_one_screen_and_name_commands_that_there_are(name):
     text = read(f"nbs/howto/{name}")
-    assert len(text.splitlines()) <= 50
+    assert len(text.splitlines()) <= (90 if name in LOOKED_UP else 50)
     for line in commands(text, "llmlab"):
         command = main.commands[line.split()[1]]
         options = {option for parameter in command.params for option in parameter.opts}
