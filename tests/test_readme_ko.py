@@ -50,7 +50,7 @@ def commands(text, program):
 HOWTOS = sorted(path.name for path in (ROOT / "nbs" / "howto").glob("*.qmd"))
 
 
-LOOKED_UP = {"formats.qmd", "troubleshooting.qmd"}  # pages in which one looks something up
+LOOKED_UP = {"fits.qmd", "formats.qmd", "troubleshooting.qmd"}  # pages in which one looks something up
 
 
 def linked_pages(text):
