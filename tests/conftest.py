@@ -8,6 +8,7 @@ from hypothesis import settings
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
+    "LLMLAB_LANG": "en",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "false",
     "MPLBACKEND": "Agg",

@@ -13,6 +13,7 @@ import typing
 from pathlib import Path
 
 from .errors import plain
+from .language import translate
 
 # %% ../../nbs/13_common/04_display.ipynb #display-cell
 def is_number(value) -> bool:
@@ -71,7 +72,7 @@ def text_table(
     columns = DataRow("", "  ", "")
     rule = Line("", "-", "--", "")
     layout = TableFormat(None, rule, None, None, columns, columns, padding=0, with_header_hide=None)
-    lines = [[plain(cell_text(value, 5)) for value in row] for row in (head, *rows)]
+    lines = [[plain(cell_text(value, 5)) for value in row] for row in (map(translate, head), *rows)]
     lines.insert(1, SEPARATING_LINE)
     return tabulate(lines, tablefmt=layout, disable_numparse=True, preserve_whitespace=True)
 

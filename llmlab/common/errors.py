@@ -18,6 +18,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from .language import translate
+
 # %% ../../nbs/13_common/01_errors.ipynb #errors-plain
 CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 
@@ -82,7 +84,7 @@ class LabError(ValueError):
 
     def _render_traceback_(self):
         "Tell IPython what to show of it: the message, without the lab's own lines that led to it."
-        return [f"{type(self).__name__}: {self}"]
+        return [f"{type(self).__name__}: {translate(str(self))}"]
 
 # %% ../../nbs/13_common/01_errors.ipynb #errors-first
 def first_line(error: BaseException) -> str:

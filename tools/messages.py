@@ -1,0 +1,143 @@
+"""Gather every message a user can meet, and keep llmlab/bundled/messages.ko.po in step; --check only looks."""
+import argparse
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+
+from babel.messages.catalog import Catalog
+from babel.messages.pofile import read_po, write_po
+
+ROOT = Path(__file__).resolve().parent.parent
+CATALOGUE = ROOT / "llmlab" / "bundled" / "messages.ko.po"
+CALLS = {"LabError", "NoText", "RunFailed", "BadParameters", "warn", "say", "echo", "print", "UsageError"}
+KEYWORDS = {"help", "short_help", "epilog"}
+NAMES = {"GROUPS", "EXAMPLES", "SAVE_MEMORY", "_FAULTS"}  # tables of text that is shown
+HOLE = re.compile(r"\{(\d+)\}")
+FROM_ELSEWHERE = [  # written by click, and a heading that has no template of its own
+    "Options", "Usage:", "Show this message and exit.", "Show the version and exit.", "[default: {0}]", "[required]",
+]
+
+
+def template(node) -> str | None:
+    "Write a string, an f-string or a sum of them with numbered holes."
+    parts = flat(node)
+    if parts is None:
+        return None
+    count = iter(range(99))
+    return "".join(part if isinstance(part, str) else f"{{{next(count)}}}" for part in parts)
+
+
+def flat(node):
+    "List a string's constant parts, and its holes as nodes."
+    if isinstance(node, ast.Constant):
+        return [node.value] if isinstance(node.value, str) else None
+    if isinstance(node, ast.JoinedStr):
+        return [part.value if isinstance(part, ast.Constant) else part for part in node.values]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        left, right = flat(node.left), flat(node.right)
+        if left is not None or right is not None:
+            return (left or [node.left]) + (right or [node.right])
+    return None
+
+
+def sentences(node) -> list[str]:
+    "List the templates in an expression: its own, those it chooses from, and those that may fill its holes."
+    if isinstance(node, ast.IfExp):
+        return sentences(node.body) + sentences(node.orelse)
+    if isinstance(node, (ast.Tuple, ast.List)):
+        return [text for part in node.elts for text in sentences(part)]
+    if isinstance(node, ast.Dict):
+        return [text for part in (*node.keys, *node.values) if part for text in sentences(part)]
+    own = template(node)
+    if own is None:
+        return []
+    inside = [part for part in flat(node) if not isinstance(part, str)]
+    chosen = [inner.value if isinstance(inner, ast.FormattedValue) else inner for inner in inside]
+    return [own, *(text for part in chosen if isinstance(part, ast.IfExp) for text in sentences(part))]
+
+
+def is_command(function) -> bool:
+    "Say whether a function is a command of click's."
+    return any(re.search(r"\.(command|group)\b", ast.unparse(mark)) for mark in function.decorator_list)
+
+
+def said_later(node):
+    "Give the value of what yields, returns or lists a message, for others to say."
+    if isinstance(node, (ast.Yield, ast.Return, ast.AugAssign)):
+        return node.value
+    return node.elt if isinstance(node, (ast.ListComp, ast.GeneratorExp)) else None
+
+
+def of_module(tree) -> list[str]:
+    "List the messages of a module."
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            given = node.args if name in CALLS else node.args[1:2] if name == "Need" else []
+            given = [*given, *(word.value for word in node.keywords if word.arg in KEYWORDS)]
+            found += [text for part in given for text in sentences(part)]
+        elif said_later(node) is not None:
+            found += [text for text in sentences(said_later(node)) if re.search(r"\w \S.*[.?]$", text, re.DOTALL)]
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in NAMES:
+            value = node.value
+            found += [key.value for key in value.keys] if node.targets[0].id == "GROUPS" else sentences(value)
+        elif isinstance(node, ast.FunctionDef) and is_command(node):
+            found += (ast.get_docstring(node) or "").split("\n\n")
+    return found
+
+
+def is_message(text: str) -> bool:
+    "Say whether a template has words to translate."
+    return "|os error" not in text and re.search(r"[A-Za-z]{2,} \S|^[A-Z][a-z]+:", HOLE.sub("", text)) is not None
+
+
+def messages() -> dict[str, str]:
+    "List every message with the module it comes from."
+    found = {text: "click" for text in FROM_ELSEWHERE}
+    for path in sorted((ROOT / "llmlab").rglob("*.py")):
+        if path.name != "_modidx.py":
+            for text in of_module(ast.parse(path.read_text(encoding="utf-8"))):
+                for part in inspect.cleandoc(text).split("\n\n"):
+                    part = " ".join(part.split()) if "\b" not in part else part
+                    if is_message(part):
+                        found.setdefault(part.strip(), path.relative_to(ROOT).as_posix())
+    return found
+
+
+def problems(found: dict[str, str], known: Catalog) -> list[str]:
+    "Say what is missing in the catalogue, stale, or has other holes."
+    said = {message.id: message.string for message in known if message.id}
+    faults = [f"no Korean: {text} ({place})" for text, place in found.items() if not said.get(text)]
+    faults += [f"stale: {text}" for text in said if text not in found]
+    return faults + [f"other holes: {text}" for text, korean in said.items()
+                     if korean and not set(HOLE.findall(korean)) == set(HOLE.findall(text))]
+
+
+def main() -> int:
+    "Write the catalogue anew, keeping what is translated; with --check, list what is wrong with it."
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where something is missing")
+    arguments = parser.parse_args()
+    found = messages()
+    known = Catalog(locale="ko")
+    if CATALOGUE.exists():
+        with open(CATALOGUE, "rb") as file:
+            known = read_po(file, locale="ko")
+    if not arguments.check:
+        fresh = Catalog(locale="ko", project="llmlab", fuzzy=False)
+        for text, place in found.items():
+            old = known.get(text)
+            fresh.add(text, old.string if old else "", locations=[(place, None)])
+        with open(CATALOGUE, "wb") as file:
+            write_po(file, fresh, width=0, omit_header=True)
+        known = fresh
+    faults = problems(found, known)
+    print("\n".join([*faults, f"{len(found)} messages, {len(faults)} faults"]))
+    return int(bool(faults) and arguments.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
