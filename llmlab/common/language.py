@@ -30,9 +30,17 @@ def _catalogue() -> list[tuple]:
     from babel.messages.pofile import read_po
 
     with (importlib.resources.files("llmlab") / "bundled" / "messages.ko.po").open("rb") as file:
-        pairs = [(message.id, message.string) for message in read_po(file) if message.id and message.string]
+        messages = list(read_po(file))
+    pairs = []
+    for message in messages:
+        if message.id and message.string:
+            pairs.append((message.id, message.string))
     pairs.sort(key=lambda pair: -len(HOLE.sub("", pair[0])))
-    return [(max(HOLE.split(english)[::2], key=len), _pattern(english), korean) for english, korean in pairs]
+    catalogue = []
+    for english, korean in pairs:
+        literal = max(HOLE.split(english)[::2], key=len)
+        catalogue.append((literal, _pattern(english), korean))
+    return catalogue
 
 
 def _pattern(template):
@@ -59,7 +67,8 @@ def _in_korean(text):
     while start < len(pieces):
         ends = range(len(pieces), start, -2)
         found = ((end, _filled("".join(pieces[start:end]))) for end in ends)
-        end, korean = next((pair for pair in found if pair[1] is not None), (start + 1, pieces[start]))
+        known = (pair for pair in found if pair[1] is not None)
+        end, korean = next(known, (start + 1, pieces[start]))
         done += korean + "".join(pieces[end:end + 1])
         start = end + 1
     return done
