@@ -102,7 +102,7 @@ def curve_name(name: str) -> str:
 MLFLOW_STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 UPLOAD_BYTES = 2**20  # a second, by which a large file is given more time
 BATCH_POINTS = 900  # of a curve, in one call; MLflow takes 1,000
-KIND = "mlflow.experimentKind"  # the tag by which MLflow opens on runs and their curves, not on chats
+KIND = "mlflow.experimentKind"  # the tag that says what the runs of an experiment are
 
 
 class MlflowRun:
