@@ -101,6 +101,8 @@ class Speak(TorchFunctionMode):
             return on_card if function is torch.Tensor.is_cuda.__get__ else CARD if on_card else function(*args)
         if function in (torch.Tensor.cuda, torch.Tensor.cpu):
             return card.move(args[0], "cuda" if function is torch.Tensor.cuda else "cpu", args[0])
+        if function is torch.mm and kwargs.get("out_dtype"):  # a kernel of cards alone
+            return torch.mm(*(each.to(kwargs["out_dtype"]) for each in args))
         if function is torch.Tensor.pin_memory:
             card.counts["pinned"] += 1
             return args[0]

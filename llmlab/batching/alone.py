@@ -92,8 +92,8 @@ def _pass_loss(model, head, batch, implementation):
     if pack := batch.get("pack"):
         with forest_mode(model, pack, implementation):
             return loss_of_answers(model, head, batch)[0], torch.tensor(pack.position_ids, device=device)
-    batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    return loss_of_answers(model, head, batch)[0], (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    return loss_of_answers(model, head, batch)[0], positions.to(device)
 
 # %% ../../nbs/03_batching/07_alone.ipynb #alone-probe
 SWITCHES = ("original_max_position_embeddings", "floor_scale", "index_topk")  # lengths in a configuration
@@ -293,7 +293,7 @@ def make_batcher(
                        f"(RoPE of type {switch.rope_type}) hang on the length of a pass and on what it read before, so "
                        "that no example would be trained as if it stood alone. "
                        f"Set max_length={switch.length} or less.")
-    pack_tokens = config.pack_tokens or choose_pack_tokens(config.max_length)
+    pack_tokens = config.pack_tokens or choose_pack_tokens(config.max_length, model)
     problem = forest_problem(model, max(pack_tokens, config.max_length)) if batching != "padded" else None
     if problem:
         warnings.warn(f"batching={batching} cannot be had with this model: {problem}. "

@@ -9,9 +9,13 @@ __all__ = ['UNDER_WAY', 'STRIP_ROWS', 'MAX_FLASH_HEAD_SIZE', 'FLEX_BLOCK', 'SMAL
            'choose_way', 'forest_attention', 'forest_mode']
 
 # %% ../../nbs/03_batching/02_attention.ipynb #batching-attention-imports
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy
@@ -361,6 +365,10 @@ def compiled_flex() -> Callable:
     "Compile FlexAttention, once for all lengths; where that cannot be, it is an error and not a slow way round."
     from torch.nn.attention.flex_attention import flex_attention
 
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang", "cc")), None)
+    if not compiler or not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        raise NotImplementedError("attention in windows is compiled at its first use, and this machine has no C "
+                                  "compiler or no Python headers (apt-get install gcc python3-dev)")
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 

@@ -217,7 +217,7 @@ class TrainingSettings(Settings):
     batching: Literal["tree", "packed", "padded"] = "tree"  # tree: what examples share is computed once; packed:
     # nothing is shared; padded: the reference
     pack_tokens: PositiveInt | None = None  # tokens of a pack at most (tree, packed); otherwise 1024, or twice
-    # max_length if more; a CPU makes packs over 1024 only to share more
+    # max_length if more, and on a GPU up to 16384, as its memory allows; a CPU makes packs over 1024 only to share more
     group_size: PositiveInt | None = None  # most examples of one beginning (such as a paragraph) that a step takes
     # together; 1: none; otherwise a quarter of a step
     num_train_epochs: PositiveFloat = 1.0  # passes over the training rows

@@ -91,12 +91,17 @@ def share_scores(
     alone: bool,  # the first process has the whole model and can answer by itself
 ):  # a function that returns the same scores in every process
     "Let one process answer, and tell the others; where each holds a part of the model, all answer in step."
+    if not alone:
+        return score
+    patience = timedelta(days=GATHER_DAYS)  # NCCL would end the job after half an hour
+    waiting = torch.distributed.new_group(backend="gloo", timeout=patience)
+
     def broadcast_scores():
         scores = [score() if torch.distributed.get_rank() == 0 else None]
-        torch.distributed.broadcast_object_list(scores, src=0)
+        torch.distributed.broadcast_object_list(scores, src=0, group=waiting)
         return scores[0]
 
-    return broadcast_scores if alone else score
+    return broadcast_scores
 
 # %% ../../nbs/11_scale/05_workers.ipynb #d3db9be7
 def train_worker(

@@ -139,12 +139,16 @@ class LabTrainer(Trainer):
 
     def batching_facts(self) -> dict:
         "Say how examples became passes, and how many tokens were read and computed."
-        return {"batching": self.batcher.batching, "pack_tokens": self.batcher.pack_tokens, **vars(self.sharing)}
+        facts = {"batching": self.batcher.batching, "pack_tokens": self.batcher.pack_tokens}
+        facts["examples_per_step"] = self.examples_per_step
+        if self.sampler is not None:
+            facts["group_size"] = self.sampler.group_size
+        return {**facts, **vars(self.sharing)}
 
     def get_train_dataloader(self):
         "Load whole steps, the same in every process."
         workers = {"num_workers": self.args.dataloader_num_workers, "collate_fn": self.batcher,
-                   "prefetch_factor": self.args.dataloader_prefetch_factor}
+                   "prefetch_factor": self.args.dataloader_prefetch_factor, "pin_memory": self.args.dataloader_pin_memory}
         if self.sampler is None:
             return torch.utils.data.DataLoader(self.train_dataset, batch_size=self.examples_per_step, **workers)
         return _StepLoader(self.train_dataset, batch_sampler=self.sampler, **workers)
@@ -153,6 +157,10 @@ class LabTrainer(Trainer):
         "Take the next step; its supervised tokens have been counted."
         step = next(epoch_iterator, None)
         return ([step], step["learned"]) if step else ([], None)
+
+    def _prepare_inputs(self, inputs):
+        "Leave tensors where they are: `loss_of_answers` moves what it needs, and waits for none of it."
+        return inputs
 
     def floating_point_ops(self, inputs):
         "Estimate the operations of a step from the tokens that are computed."
