@@ -128,7 +128,8 @@ class GradientCheck:
 
 # %% ../../nbs/04_training/03_gradients.ipynb #2cdbfa64
 BOUNDS = {  # of loss and gradients, relative
-    torch.float64: (1e-12, 1e-6), torch.float32: (1e-6, 1e-5), torch.float16: (1e-2, 0.05), torch.bfloat16: (1e-2, 0.05),
+    torch.float64: (1e-12, 1e-6), torch.float32: (1e-6, 1e-5),
+    torch.float16: (1e-2, 0.05), torch.bfloat16: (1e-2, 0.05),
 }
 HALF_SCALE = 2.0**10  # gradients are made so many times larger in float16, as in training, or they would be lost
 

@@ -148,7 +148,8 @@ class LabTrainer(Trainer):
     def get_train_dataloader(self):
         "Load whole steps, the same in every process."
         workers = {"num_workers": self.args.dataloader_num_workers, "collate_fn": self.batcher,
-                   "prefetch_factor": self.args.dataloader_prefetch_factor, "pin_memory": self.args.dataloader_pin_memory}
+                   "prefetch_factor": self.args.dataloader_prefetch_factor,
+                   "pin_memory": self.args.dataloader_pin_memory}
         if self.sampler is None:
             return torch.utils.data.DataLoader(self.train_dataset, batch_size=self.examples_per_step, **workers)
         return _StepLoader(self.train_dataset, batch_sampler=self.sampler, **workers)
