@@ -190,7 +190,8 @@ def test_finished_run_has_its_card(place, run):
 def test_card_of_a_full_run(place):
     """All weights get a card as well, and their configuration names no path."""
     folder = train(place / "all-weights", use_peft=False)
-    assert "Full fine-tuning of all-weights-base" in (folder / "adapter" / "README.md").read_text()
+    card = (folder / "adapter" / "README.md").read_text()
+    assert "Base model: all-weights-base" in card and "; full fine-tuning on lab-ko-instruct" in card
     for path in (folder / "adapter").iterdir():
         assert path.suffix == ".safetensors" or str(place) not in path.read_text(), path.name
 
