@@ -305,7 +305,7 @@ def test_a_browser_finds_a_korean_word(project, site, tmp_path):
 
 @needs_browser
 @pytest.mark.parametrize("text, first", [
-    ("learning_rate", "settings.html#learning_rate"), ("학습률", "settings.html#"), ("데이터셋", "settings.html#"), ("메모리", "settings.html#"),
+    ("learning_rate", "settings.html#learning_rate"), ("학습률", "settings.html#"), ("데이터셋", "ko/formats.html"), ("메모리", "ko/troubleshooting.html"),
 ])
 def test_search_finds_settings_and_howtos_before_internals(site, tmp_path, text, first):
     found = re.findall(r'class="search-result" href="([^"]+)"', search(site, tmp_path, text))

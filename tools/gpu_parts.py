@@ -118,12 +118,12 @@ def random_model(config, layers: int | None = None) -> tuple:
     import torch
     from llmlab.batching.loss import find_head
     from llmlab.experiment.meta_model import build_meta_model, find_blueprint, place_meta_model
-    from llmlab.experiment.trace import first_layers
+    from llmlab.experiment.trace import keep_blocks
     from llmlab.models.checkpoints import compute_in_half, master_weights
 
     blueprint, config = find_blueprint(config), master_weights(config)
     if layers and layers < blueprint.architecture.num_hidden_layers:
-        blueprint = first_layers(blueprint, layers)
+        blueprint = keep_blocks(blueprint, range(layers))
     model = build_meta_model(config, blueprint)
     place_meta_model(model, DEVICE)
     with torch.no_grad():
