@@ -125,7 +125,7 @@ def _read_batch(model, batch):
     names = ["input_ids", "attention_mask"]
     if "position_ids" in batch and _takes_positions(model):
         names.append("position_ids")
-    inputs = {name: batch[name] for name in names}
+    inputs = {name: batch[name] for name in names if name in batch}  # a batch without padding may have no mask
     return inputs, torch.nn.functional.pad(supervised, (0, 1)), labels[supervised]
 
 
