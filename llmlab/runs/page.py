@@ -63,13 +63,13 @@ def write_page(notebook: Path) -> Path:  # the .html beside it
     from pygments.formatters import HtmlFormatter
 
     content = nbformat.read(notebook, as_version=4)
-    record = list_record(notebook.parent)
-    has_card = notebook.name == "train.ipynb" and bool(record)
-    content.cells = page_cells(content.cells, has_card)
+    is_training = notebook.name == "train.ipynb" and bool(list_record(notebook.parent))
+    card = run_card(notebook.parent) if is_training else None
+    content.cells = page_cells(content.cells, has_card=is_training)
     content.metadata.pop("widgets", None)
     facts = {
-        "title": card_title(run_card(notebook.parent)) if has_card else _heading(content.cells, notebook.stem),
-        "card": card_html(notebook.parent) if has_card else "",
+        "title": card_title(card) if card else _heading(content.cells, notebook.stem),
+        "card": card_html(card) if card else "",
         "highlighting": HtmlFormatter(style="default").get_style_defs(".highlight"),
         "dark": HtmlFormatter(style="github-dark").get_style_defs(".highlight"),
     }

@@ -189,6 +189,7 @@ def run_card(folder: str | Path) -> dict:
         **_effort(run, params),
         "measures": measures_of(run) if run.status == "finished" else [],
         "answers": telling_answers(run.samples),
+        "curve": run.curve,
         "asked": len(run.samples),
         "again": commands_again(run.name, params),
         "licences": {"weights": (record.get("model") or {}).get("license", "not recorded"), **data_licences(record)},
@@ -255,11 +256,10 @@ def card_markdown(card: dict) -> str:
     return _templates().get_template("card.md.jinja").render(card=card)
 
 # %% ../../nbs/06_runs/14_summary.ipynb #880d9abd
-def card_html(folder: str | Path) -> str:
-    "Write the card of a run for a page, with its curve."
-    curve = read_run(Path(folder)).curve
-    picture = figure_html(small_curve(curve)) if curve else ""
-    return _templates().get_template("card.html.jinja").render(card=run_card(folder), curve=picture)
+def card_html(card: dict) -> str:
+    "Write a card for a page, with its curve."
+    picture = figure_html(small_curve(card["curve"])) if card["curve"] else ""
+    return _templates().get_template("card.html.jinja").render(card=card, curve=picture)
 
 
 def small_curve(curve: list[dict]):  # matplotlib Figure; `curve`: of metrics.jsonl

@@ -12,9 +12,8 @@ from pathlib import Path
 from ..common.errors import LabError
 from ..common.files import output_folder, read_json_lines
 from .folders import list_record, recorded_config
-from .lifecycle import NOTE, TRACKED_FILES, start_tracking
+from .lifecycle import TRACKED_FILES, describe_in_mlflow, start_tracking
 from .record import Record, is_running, utc_now
-from .summary import card_markdown, run_card
 from .tracking import MLFLOW_STATUS
 
 # %% ../../nbs/06_runs/12_sync.ipynb #runs-sync-run
@@ -36,7 +35,7 @@ def sync_run(folder: Path) -> list[str]:  # what MLflow still misses, a line for
         step, time = line.pop("step"), line.pop("time", utc_now())
         run.log_curve(line, step, datetime.fromisoformat(time).timestamp())
     run.log_results(metrics, content.get("max_steps", 0))
-    run.set_tags({NOTE: card_markdown(run_card(folder))})
+    describe_in_mlflow(record)
     run.log_files(*(folder / name for name in (*TRACKED_FILES, "adapter", "train.ipynb", "train.html")))
     run.finish(MLFLOW_STATUS.get(status, "FAILED") if status != "running" else "KILLED")
     record.note_tracking(run)
