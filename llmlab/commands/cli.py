@@ -725,11 +725,11 @@ def presets(as_json):
 @takes_json
 def doctor(as_json):
     "Look at this machine, and try what an experiment needs; the exit status is 1 where something will fail."
-    from llmlab.commands.doctor import examine, finding_line, has_failed, report_json
+    from llmlab.commands.doctor import examine, finding_line, has_failed, report_facts
 
     findings = examine(lambda finding: say(finding_line(finding)))
     if as_json:
-        answer_json(json.loads(report_json(findings)))
+        answer_json(report_facts(findings))
     sys.exit(int(has_failed(findings)))
 
 

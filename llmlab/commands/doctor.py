@@ -6,10 +6,9 @@
 __all__ = ['VERDICTS', 'LOW_DISK_BYTES', 'NO_DISK_BYTES', 'PYTHON_NAMES', 'COUNT_SECONDS', 'HUB_SECONDS', 'WAYS', 'TINY_RUN',
            'MOST_DIFFERENCE', 'CHECKS', 'Finding', 'check_versions', 'check_device', 'check_disk', 'check_notebooks',
            'check_caches', 'check_hub', 'check_mlflow', 'try_training', 'check_training', 'examine', 'has_failed',
-           'finding_line', 'report_json']
+           'finding_line', 'report_facts']
 
 # %% ../../nbs/12_commands/03_doctor.ipynb #doctor-imports
-import json
 import os
 import platform
 import shutil
@@ -271,7 +270,6 @@ def finding_line(finding: Finding) -> str:
     return f"{finding.verdict:<6} {finding.name:<10} {finding.says}"
 
 
-def report_json(findings: list[Finding]) -> str:
-    "Write a report for programs."
-    return json.dumps({"ok": not has_failed(findings), "findings": [*map(asdict, findings)]}, ensure_ascii=False,
-                      indent=1)
+def report_facts(findings: list[Finding]) -> dict:
+    "Write a report as plain values, for programs."
+    return {"ok": not has_failed(findings), "findings": [*map(asdict, findings)]}

@@ -370,7 +370,7 @@ def progress_text(folder: Path) -> str:
         newest, resumed = entries[-1], (record.get("resumed") or [{}])[-1].get("time", "")
     except (OSError, ValueError, IndexError, KeyError):
         return ""
-    losses = [f", {name} {entry[name]:.3f}" for entry in entries[-1:] for name in LOSSES if name in entry]
+    losses = [f", {name} {newest[name]:.3f}" for name in LOSSES if name in newest]
     left = time_left([entry for entry in entries if "loss" in entry and entry.get("time", "") >= resumed], steps)
     return f"step {newest['step']} of {steps}{''.join(losses[:1])}{left}"
 

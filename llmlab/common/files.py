@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NOT_UTF8', 'MAX_YAML_VALUES', 'CACHE_BYTES', 'CACHE_DAYS', 'IN_USE_DAYS', 'DAY_SECONDS', 'write_atomic', 'remove',
            'file_digest', 'write_json', 'write_json_lines', 'parse_json', 'iterate_json_lines', 'read_json_lines',
-           'read_yaml', 'to_yaml', 'mark_used', 'clear_unused', 'project_root', 'find_path', 'output_folder',
-           'ordinary_file', 'read_text', 'trusted', 'bundled', 'own_yaml', 'bundled_table']
+           'read_yaml', 'to_yaml', 'to_yaml_line', 'mark_used', 'clear_unused', 'project_root', 'find_path',
+           'output_folder', 'ordinary_file', 'read_text', 'trusted', 'bundled', 'own_yaml', 'bundled_table']
 
 # %% ../../nbs/13_common/02_files.ipynb #common-files-imports
 import collections
@@ -198,6 +198,12 @@ _Writer.add_representer(str, _represent_text)
 def to_yaml(value, **style) -> str:  # style: flow style, width and order, as PyYAML takes them
     "Write a value as YAML, Hangul as it is."
     return yaml.dump(value, Dumper=_Writer, allow_unicode=True, **style)
+
+
+def to_yaml_line(value) -> str:
+    "Write a value as YAML on one line, as it stands behind a name."
+    text = to_yaml(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("...\n").rstrip()  # the end mark that YAML puts behind a bare value
 
 # %% ../../nbs/13_common/02_files.ipynb #a9da802f
 CACHE_BYTES = 10 * 2**30  # beyond this size the least recently used goes

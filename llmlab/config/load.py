@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..common.errors import LabError, brief, closest
-from ..common.files import read_text, to_yaml
+from ..common.files import read_text, to_yaml_line
 from .arguments import read_settings
 from .checks import find_contradictions
 from ..common.settings import explain
@@ -57,9 +57,7 @@ def config_to_yaml(config: ExperimentConfig) -> str:
     for heading, section in field_comments().items():
         lines += ["", f"# {heading}"]
         for name, comment in section.items():
-            value = to_yaml(getattr(config, name), default_flow_style=True, width=10**6)
-            value = value.removesuffix("...\n").rstrip()  # the end mark that YAML puts behind a bare value
-            lines.append(f"{name}: {value}  # {comment}")
+            lines.append(f"{name}: {to_yaml_line(getattr(config, name))}  # {comment}")
     return "\n".join(lines[1:]) + "\n"
 
 

@@ -9,16 +9,13 @@ __all__ = ['METHODS', 'ANSWER_CHARACTERS', 'without_paths', 'changed_settings', 
 
 # %% ../../nbs/06_runs/14_summary.ipynb #7b33301d
 import functools
-import math
 import re
 import shlex
 from pathlib import Path
 
-import yaml
-
 from ..common.display import figure_html, use_korean_font
 from ..common.errors import label, plain
-from ..common.files import find_path
+from ..common.files import find_path, to_yaml_line
 from ..common.settings import CacheSettings, OutputSettings
 from ..config.schema import ExperimentConfig, default_of
 from ..evaluation.show import is_right, measure_words
@@ -72,10 +69,7 @@ def commands_again(
 
 def _yaml(value):
     "Write a value as it is typed after `-p NAME`."
-    if isinstance(value, str):
-        return value
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
-    return text.removesuffix("...\n").strip()
+    return value if isinstance(value, str) else to_yaml_line(value)
 
 # %% ../../nbs/06_runs/14_summary.ipynb #53e430d6
 METHODS = {"full-fine-tuning": "full fine-tuning", "qlora": "LoRA on a 4-bit base", "lora": "LoRA"}

@@ -23,7 +23,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from ..common.errors import LabError, brief, closest, entry_from, lookup
 from ..common.files import project_root, read_yaml
 from ..config.schema import ExperimentConfig, default_of
-from ..runs.parameters import cell_defaults, check_parameters, saved_values
+from ..runs.parameters import check_parameters, standard_values
 
 # %% ../../nbs/11_scale/02_sweep_points.ipynb #e470658a
 RANGES = (  # Ray Tune's functions
@@ -258,7 +258,7 @@ def check_points(
     for name in ("resume", "run_name"):
         if name in sweep.parameters:
             raise LabError(f"parameters: {name} belongs to one run, and a sweep has many: leave it out.")
-    standard = {name: default_of(name) for name in saved_values(cell_defaults(notebook))}
+    standard = standard_values(notebook)
     configs = [check_parameters(notebook, {**standard, **sweep.fixed, **point})[1] for point in points]
     check_early_stop(sweep, configs)
     return configs[0]

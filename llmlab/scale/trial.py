@@ -25,7 +25,7 @@ from ..common.errors import LabError
 from ..common.files import output_folder, project_root, read_json_lines, to_yaml, write_atomic, write_json
 from ..config.schema import default_of
 from ..runs.folders import new_run_id, read_record
-from ..runs.parameters import cell_defaults, saved_values
+from ..runs.parameters import standard_values
 from .sweep_points import Sweep, trial_key
 
 # %% ../../nbs/11_scale/03_trial.ipynb #061cd123
@@ -159,9 +159,8 @@ class TrialRun:
         file = self.path.with_suffix(".yaml")
         root = Path(self.job["root"])
         notebooks = [str(root / "nbs" / "train.ipynb"), str(self.run / "train.ipynb")]
-        saved = saved_values(cell_defaults(json.loads(Path(notebooks[0]).read_text(encoding="utf-8"))))
-        settings = {**{name: default_of(name) for name in saved}, **settings}
-        write_atomic(file, to_yaml(settings))
+        saved = json.loads(Path(notebooks[0]).read_text(encoding="utf-8"))
+        write_atomic(file, to_yaml(standard_values(saved) | settings))
         words = [sys.executable, "-m", "papermill", *notebooks, "-f", str(file), "--no-progress-bar"]
         environment = {**os.environ, "LLMLAB_PARENT_RUN": self.job["mlflow_run_id"] or ""}
         with open(self.path.with_suffix(".log"), "ab") as log:
