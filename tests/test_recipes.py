@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from llmlab import LabError
 from llmlab.commands.cli import main
 from llmlab.config.load import config_from_yaml
-from llmlab.config.recipes import SPECIAL, STEPS, guess_tool, import_recipe, recipe_table, recipe_to_yaml
+from llmlab.config.recipes import SPECIAL, guess_tool, import_recipe, recipe_table, recipe_to_yaml
 from llmlab.config.schema import ExperimentConfig
 
 TABLE = recipe_table()
@@ -89,7 +89,7 @@ def test_nothing_of_a_recipe_is_passed_over_in_silence(tool, tmp_path):
     moved = {**TOOLS["Trainer"]["names"], **table["names"]}
     for name, value in RECIPES[tool].items():
         ours = moved.get(name, name).partition(".")[0]
-        is_elsewhere = name in table.get("values", {}) or name in SPECIAL[tool] or name in STEPS
+        is_elsewhere = name in table.get("values", {}) or name in SPECIAL[tool] or name in SPECIAL["Trainer"]
         is_asked = value not in (False, None)
         assert ours in recipe.settings or name in text or is_elsewhere or name in recipe.settings.get("training_args", {}) or not is_asked, name
 
