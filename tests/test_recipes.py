@@ -21,7 +21,7 @@ RECIPES = {
     },
     "axolotl": {
         "base_model": "skt/A.X-4.0-Light", "adapter": "lora", "lora_r": 16, "lora_alpha": 32, "lora_target_modules": ["q_proj"],
-        "datasets": [{"path": "a.jsonl", "type": "chat_template"}, {"path": "b.jsonl", "type": "chat_template"}],
+        "datasets": [{"path": "a.jsonl", "type": "chat_template", "split": "train[:5%]"}, {"path": "json", "data_files": ["b.jsonl"], "type": "chat_template"}],
         "sequence_len": 4096, "micro_batch_size": 2, "num_epochs": 2, "optimizer": "adamw_torch", "learning_rate": 1e-4,
         "evals_per_epoch": 1, "saves_per_epoch": 4, "val_set_size": 0.05, "train_on_inputs": False, "flash_attention": True,
         "special_tokens": {"pad_token": "<pad>"}, "rl": "dpo", "weight_decay": 0.1,
@@ -56,7 +56,7 @@ EXPECTED = {
     "Trainer": {"model": "gemma3-270m", "learning_rate": 1e-5, "eval_strategy": "epoch", "lr_scheduler_type": "linear"},
 }
 MISSING = {
-    "LLaMA-Factory": {"template"}, "axolotl": {"rl", "saves_per_epoch", "special_tokens"}, "TRL": set(),
+    "LLaMA-Factory": {"template"}, "axolotl": {"rl", "saves_per_epoch", "special_tokens", "datasets, split"}, "TRL": set(),
     "Trainer": {"push_to_hub", "label_smoothing_factor", "save_steps", "dataset"},
 }
 

@@ -100,6 +100,13 @@ def _take_sets(recipe, sets: list[tuple[str, dict]]):
         recipe.set("column_mapping", columns)
 
 
+def _note_unread(recipe, name, entry: dict, read: set[str]):
+    "Say which keys of a data set's entry did not come along."
+    for key, value in entry.items():
+        if value and key not in read:
+            recipe.missing[f"{name}, {key}"] = f"{brief(value)}: `llmlab preview` says what is read of the data"
+
+
 def _named_sets(recipe, name, value, folder):
     "Find LLaMA-Factory's data sets by their names in dataset_info.json."
     names = value if isinstance(value, list) else [part.strip() for part in str(value).split(",")]
@@ -114,6 +121,7 @@ def _named_sets(recipe, name, value, folder):
         if each not in known:
             raise LabError(f"{place} has no {brief(each)}.{closest(each, known)}")
         entry = _mapping(known[each], f"{place}, {each}")
+        _note_unread(recipe, each, entry, {"hf_hub_url", "file_name", "columns", "formatting"})
         path = entry.get("hf_hub_url") or str(folder / str(entry.get("file_name", each)))
         sets.append((path, _mapping(entry.get("columns") or {}, f"{place}, {each}, columns")))
     _take_sets(recipe, sets)
@@ -130,7 +138,12 @@ def _listed_sets(recipe, name, value, folder):
         kind = entry.get("type") or ""
         named = kind if isinstance(kind, dict) else entry
         types.add("alpaca" if isinstance(kind, str) and kind.startswith("alpaca") else "chat")
-        sets.append((str(entry.get("data_files") or entry["path"]), named))
+        files = entry.get("data_files") or entry["path"]
+        if not isinstance(files, list):
+            files = [files]
+        for file in files:
+            sets.append((str(file), named))
+        _note_unread(recipe, name, entry, {"path", "type", "name", "data_files", "ds_type", *COLUMNS})
         if entry.get("name"):
             recipe.set("dataset_config", entry["name"])
     _take_sets(recipe, sets)
