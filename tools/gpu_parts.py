@@ -282,20 +282,9 @@ def gradients():
         compute_in_half(model, SimpleNamespace(bf16=half, fp16=False))
         check = compare_gradients(model, Batcher(batching, 4096, 1), examples)
         kind = "bfloat16" if half else "float32"
-        figure(
-            f"{family}, {batching}, {kind}: distance of gradients",
-            check.gradients,
-            "",
-            high=5e-2 if half else 1e-5,
-            always=True,
-        )
-        figure(
-            f"{family}, {batching}, {kind}: difference of losses",
-            check.loss_difference,
-            "",
-            high=1e-2 if half else 1e-6,
-            always=True,
-        )
+        measured = {"difference of losses": check.loss_difference, "distance of gradients": check.gradients}
+        for (what, value), bound in zip(measured.items(), check.bounds):
+            figure(f"{family}, {batching}, {kind}: {what}", value, "", high=bound, always=True)
 
 
 WAYS = {"LoRA": {}, "full": {"use_peft": False}, "8-bit": {"load_in_8bit": True}, "4-bit": {"load_in_4bit": True}}

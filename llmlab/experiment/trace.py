@@ -12,7 +12,7 @@ import copy
 import math
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from unittest.mock import patch
 
@@ -189,7 +189,7 @@ def take_steps(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     train, evaluation = (without_content(batch, mode, device) for batch in (passes.train, passes.evaluation))
     counts = supervised_tokens(passes.evaluation), supervised_tokens(passes.train)
-    with mode:
+    with mode, _attend_as_there():
         tensors = place_meta_model(model, device)
         lm_head = find_meta_head(model.eval())
         vocab_size = model.get_input_embeddings().weight.shape[0]
@@ -215,25 +215,28 @@ def _read(meter, left_out):
 @contextmanager
 def _name_stages(model, meter):
     "Tell the meter when the last block is done, and when the model has handed over what came out."
+    hooks = [layer.register_forward_hook(lambda *_, stage=stage: setattr(meter, "stage", stage))
+             for layer, stage in ((model.get_decoder(), "handing over"), (model, "loss"))]
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
+def _attend_as_there():
+    "Attend in one number format where a card is planned with, as CUDA's autocast does and a CPU's does not."
     attend = torch.nn.functional.scaled_dot_product_attention
 
     def attend_alike(query, key, value, *others, **named):
-        "Attend in one number format, as CUDA's autocast does and a CPU's does not."
         query, key = query.to(value.dtype), key.to(value.dtype)
         return attend(query, key, value, *others, **named)
 
-    hooks = [layer.register_forward_hook(lambda *_, stage=stage: setattr(meter, "stage", stage))
-             for layer, stage in ((model.get_decoder(), "handing over"), (model, "loss"))]
-    with patch.object(torch.nn.functional, attend.__name__, attend_alike if planned_card() else attend):
-        yield
-    for hook in hooks:
-        hook.remove()
+    return patch.object(torch.nn.functional, attend.__name__, attend_alike) if planned_card() else nullcontext()
 
 
 def _compute_as_there(model, config):
     "Have a model compute in the number formats that it will; CUDA's autocast normalizes in float32, a CPU's does not."
     there = {"is_available": has_gpu, "is_bf16_supported": lambda including_emulation=True: True}
-    with patch.multiple(torch.cuda, **there if planned_card() else {"is_available": torch.cuda.is_available}):
+    with patch.multiple(torch.cuda, **there) if planned_card() else nullcontext():
         compute_in_half(model, config)
     if not (config.bf16 or config.fp16):
         return
