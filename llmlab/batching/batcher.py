@@ -18,7 +18,7 @@ from .attention import forest_mode
 from .forest import Pack, Segment, Sharing, make_packs, spread_packs
 from .loss import loss_of_answers, pack_tensors
 from .padded import collate_padded
-from ..common.device import has_gpu
+from ..common.device import block_bytes, has_gpu
 from ..tokens.tokenize import Example
 
 # %% ../../nbs/03_batching/05_batcher.ipynb #fa359e83
@@ -48,10 +48,10 @@ def weight_bytes(model) -> int:
 
 
 def bytes_a_token(model) -> int:
-    "Estimate what a pass keeps of a token for its backward pass, in 16 bits: as `llmlab presets` does."
+    "Estimate what a pass keeps of a token for its backward pass, in 16 bits."
     config = model.config.get_text_config(decoder=True)
     width = config.hidden_size
-    layer = 2 * (10 * width + 4 * (getattr(config, "intermediate_size", None) or 4 * width))
+    layer = block_bytes(width, getattr(config, "intermediate_size", None) or 4 * width)
     if model.is_gradient_checkpointing:
         return layer + 2 * config.num_hidden_layers * width
     return config.num_hidden_layers * layer

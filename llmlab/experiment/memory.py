@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import asdict
 
+from ..common.device import block_bytes
 from ..common.files import bundled_table
 from ..config.schema import default_of
 from ..models.adapters import block_layers, family_targets
@@ -40,8 +41,8 @@ def preset_memory(preset: ModelPreset) -> dict[str, int]:  # bytes; {} where siz
         "float32": 4 * total, "bfloat16": 2 * total, "4-bit": int(blocks * 4.5 / 8) + 2 * rest
     }
     tokens = default_of("per_device_train_batch_size") * default_of("max_length")
-    values = 10 * model.config.hidden_size + 4 * model.config.intermediate_size
-    activations = 2 * tokens * model.config.num_hidden_layers * values
+    block = block_bytes(model.config.hidden_size, model.config.intermediate_size)
+    activations = tokens * model.config.num_hidden_layers * block
     training = 16 * lora_parameters(preset, default_of("lora_r")) + activations + LOGITS_BYTES
     weights["train_bfloat16"] = weights["bfloat16"] + training
     weights["train_4bit"] = weights["4-bit"] + 2 * rest + training
