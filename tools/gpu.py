@@ -62,10 +62,8 @@ def run_part(name: str, limit: float, device: str, tiny: bool, site: str | None)
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command, started = (
-        [sys.executable, str(ROOT / "tools" / "gpu_parts.py"), name, device, *(["--tiny"] if tiny else [])],
-        time.monotonic(),
-    )
+    command = [sys.executable, str(ROOT / "tools" / "gpu_parts.py"), name, device, *(["--tiny"] if tiny else [])]
+    started = time.monotonic()
     process = subprocess.Popen(
         command,
         env=environment,
