@@ -1,8 +1,9 @@
 """The house itself: one version, pinned requirements, a package in step with its notebooks, commands that work."""
-import importlib
+import importlib.util
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -252,6 +253,13 @@ def test_interrupted_installation_starts_afresh(bare):
     assert done.returncode != 0 and asked == ["venv", "pip"] and "the same command starts afresh" in done.stdout
     assert install(bare)[1] == ["venv", "pip", "pip", "pip"]
     assert install(bare)[1] == []
+
+
+def test_what_is_compiled_at_the_end_is_there_and_its_failure_is_said(capfd):
+    tool = runpy.run_path(str(ROOT / "tools" / "compile_imports.py"))
+    assert [name for name in tool["AROUND"] if importlib.util.find_spec(name) is None] == []
+    tool["import_all"](["llmlab._modidx", "llmlab.no_such_module"])
+    assert capfd.readouterr().err.strip().splitlines()[0].startswith("llmlab.no_such_module cannot be imported")
 
 
 @pytest.mark.parametrize("uv_fails", [0, 1])

