@@ -220,14 +220,9 @@ HOST_BYTES = 4 * 2**30  # of RAM: Python, torch and CUDA's libraries; weights ar
 
 
 def cards_that_fit(plan: Plan) -> list[Card]:
-    "List the cards on which a run that is planned for one of them would fit."
-    needs = {plan.card.has_bfloat16: plan.need}
-    for card in CARDS.values():
-        if card.has_bfloat16 not in needs:  # another attention, so other needs
-            with as_if_on(card):
-                trace = trace_quickly(plan.config, plan.blueprint, plan.passes)
-            needs[card.has_bfloat16] = trace.need + plan.framework
-    return [card for card in CARDS.values() if needs[card.has_bfloat16] <= card.usable]
+    "List the cards on which a run that is planned for one would fit; those without bfloat16 attend in another way."
+    alike = [card for card in CARDS.values() if card.has_bfloat16 == plan.card.has_bfloat16]
+    return [card for card in alike if plan.need <= card.usable]
 
 # %% ../../nbs/09_experiment/05_plan.ipynb #907abf70
 def knobs_of(config: ExperimentConfig) -> list[dict]:
@@ -371,7 +366,9 @@ def _card_rows(plan):
     if workers > 1:
         rows.append(["cards", f"{workers}, each with a copy of the model; they share the passes of a step"])
     rows.append(["RAM beside the card" if workers == 1 else "RAM beside the cards", _size(workers * HOST_BYTES)])
-    return [*rows, ["it fits on", ", ".join(card.name for card in fitting) or "no card that the lab knows"]]
+    kind = "with" if plan.card.has_bfloat16 else "without"
+    names = ", ".join(card.name for card in fitting) or "none that the lab knows"
+    return [*rows, [f"cards {kind} bfloat16 that it fits on", names]]
 
 # %% ../../nbs/09_experiment/05_plan.ipynb #f94d74b0
 KNOBS_HEADING = "What each of these would bring it to"
