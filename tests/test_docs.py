@@ -229,6 +229,8 @@ def test_only_committed_records_become_pages(site):
     listed = (site / "records" / "index.html").read_text(encoding="utf-8")
     assert f'href="{RECORD}.html"' in listed or f'href="../records/{RECORD}.html"' in listed
     assert "3.200 → 2.100" in listed
+    korean = (site / "ko" / "gallery.html").read_text(encoding="utf-8")
+    assert f'href="../records/{RECORD}.html"' in korean and "3.2 → 2.1" in korean
     assert "기록" in (site / "records" / f"{RECORD}.html").read_text(encoding="utf-8")
     assert "not-committed" not in listed and not (site / "records" / "not-committed.html").exists()
 
@@ -330,6 +332,7 @@ def test_tests_are_not_in_the_pages(site):
 def test_pages_in_two_languages_lead_to_one_another(site):
     for korean in (site / "ko").glob("*.html"):
         if korean.stem != "index":
-            english = site / ("settings.html" if korean.stem == "settings" else f"howto/{korean.name}")
+            places = {"settings": "settings.html", "gallery": "records/index.html"}
+            english = site / places.get(korean.stem, f"howto/{korean.name}")
             for here, there in ((korean, english), (english, korean)):
                 assert os.path.relpath(there, here.parent) in here.read_text(encoding="utf-8")

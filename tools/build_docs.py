@@ -35,60 +35,74 @@ def committed_pages(root: Path, pattern: str) -> list[Path]:
     return sorted((page for page in pages if page.is_file()), reverse=True)
 
 
-def record_row(page: Path) -> str:
+def record_row(page: Path, link: str) -> str:
     "Describe a record in one row of a Markdown table; whatever its record.json does not say is left blank."
     record_file = page.with_name("record.json")
     record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.is_file() else {}
     parameters, metrics = record.get("params") or {}, record.get("metrics") or {}
 
     def change(name):
-        return " → ".join(
-            f"{metrics[key]:.3f}" for key in (f"{name}_before", name) if isinstance(metrics.get(key), (int, float))
-        )
+        values = (metrics.get(key) for key in (f"{name}_before", name))
+        return " → ".join(f"{value:.3f}" for value in values if isinstance(value, (int, float)))
 
     report = page.with_name("verify.json")
-    same = report.is_file() and json.loads(report.read_text(encoding="utf-8"))["identical"]
-    status = f"{'identical' if same else 'a'} rerun of {record['rerun_of']}" if record.get("rerun_of") else record.get("status", "")
-    run = page.parent.name
-    cells = [f"[{run[:15]} … {run[-4:]}]({run}.html)", *(str(parameters.get(name, "")) for name in ("model", "dataset", "batching")),
-             change("eval_loss"), change("f1"), status]
+    status = record.get("status", "")
+    if record.get("rerun_of"):
+        same = report.is_file() and json.loads(report.read_text(encoding="utf-8"))["identical"]
+        status = f"{'identical' if same else 'a'} rerun of {record['rerun_of']}"
+    names = " · ".join(str(parameters[name]) for name in ("model", "dataset") if name in parameters)
+    cells = [f"[{names.replace('|', '')}]({link})", change("eval_loss"), change("f1"), status]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+GALLERY = {  # folder -> title, description, introduction, heads of the table, what else there is, how to add one
+    "records": (
+        "Gallery", "Executed experiments, each a page with its settings, curves, scores and answers.",
+        "These are small on purpose: some minutes of training on a CPU with two cores. Their notebooks, settings, losses and "
+        "answers are in the repository, their weights are not: `llmlab rerun RUN --verify` makes those again from the record, "
+        "and says whether they are the same.",
+        ("Record", "Held-out loss", "F1"), "No record is committed yet.", "Runs side by side",
+        "## Add one\n\n`make train`, or `papermill nbs/train.ipynb -p model gemma3-270m`, leaves a finished record in a folder "
+        "of its own under `runs/`. Commit that folder (`git add runs/<run id>`; git ignores its weights and checkpoints) and "
+        "build the site again: its `train.html` becomes a page here."),
+    "ko": (
+        "갤러리", "실제로 실행한 실험들. 저마다 설정, 곡선, 점수, 답변이 담긴 한 페이지입니다.",
+        "일부러 작게 했습니다. 코어 두 개짜리 CPU에서 몇 분에서 몇십 분이면 끝납니다. 노트북, 설정, 손실, 답변은 저장소에 있고 가중치는 없습니다. "
+        "`llmlab rerun RUN --verify`가 기록에서 가중치를 다시 만들고, 같은지 알려 줍니다.",
+        ("기록", "검증 손실", "F1"), "아직 커밋된 기록이 없습니다.", "나란히 비교하기",
+        "## 하나 더하기\n\n`make train`이나 `papermill nbs/train.ipynb -p model gemma3-270m`을 실행하면 `runs/` 아래에 기록 폴더가 하나 "
+        "생깁니다. 그 폴더를 커밋하고(`git add runs/<실행 이름>`, 가중치와 체크포인트는 git이 무시합니다) 사이트를 다시 만들면 "
+        "`train.html`이 이곳의 페이지가 됩니다."),
+}
+
+
 def write_records(root: Path, notebooks: Path) -> int:
-    "Write the Records page and a copy of every committed record into the folder of notebooks; return how many there are."
-    pages, comparisons, folder = committed_pages(root, "runs/*/train.html"), committed_pages(
-        root, "runs/comparisons/*/compare.html"
-    ), notebooks / "records"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    "Write the Gallery in two languages, beside a copy of every committed record; return how many there are."
+    from llmlab.runs.summary import card_markdown, card_title, run_card
+
+    pages = committed_pages(root, "runs/*/train.html")
+    comparisons = committed_pages(root, "runs/comparisons/*/compare.html")
+    shutil.rmtree(notebooks / "records", ignore_errors=True)
+    for folder in GALLERY:
+        (notebooks / folder).mkdir(exist_ok=True)
     for page in [*pages, *comparisons]:
-        shutil.copy(page, folder / f"{page.parent.name}.html")
-    table = [
-        "| Run | Model | Dataset | Batching | Held-out loss | F1 | |", "|---|---|---|---|---|---|---|",
-        *map(record_row, pages)
-    ]
-    body = "\n".join(table) if pages else "No record is committed yet."
-    if comparisons:
-        body += "\n\nSide by side: " + ", ".join(
-            f"[comparison of {page.parent.name[:8]}]({page.parent.name}.html)" for page in comparisons
-        ) + "."
-    (folder / "index.qmd").write_text(f"""---
-title: Gallery
-description: Executed experiments, each a page with its settings, curves, scores and answers.
----
-
-These are small on purpose: some minutes of training on a CPU with two cores. Their notebooks, settings, losses and answers are in the repository,
-their weights are not: `llmlab rerun RUN --verify` makes those again from the record, and says whether they are the same.
-
-{body}
-
-## Add one
-
-`make train`, or `papermill nbs/train.ipynb -p model gemma3-270m`, leaves a finished record in a folder of its own
-under `runs/`. Commit that folder (`git add runs/<run id>`; git ignores its weights and checkpoints) and build the site again: its
-`train.html` becomes a page here.
-""", encoding="utf-8")
+        shutil.copy(page, notebooks / "records" / f"{page.parent.name}.html")
+    for folder, (title, description, introduction, heads, none, beside, add) in GALLERY.items():
+        there = "" if folder == "records" else "../records/"
+        links = {page: f"{there}{page.parent.name}.html" for page in [*pages, *comparisons]}
+        lines = ["---", f"title: {title}", f"description: {description}", "toc-depth: 2", "---", "", introduction, ""]
+        if pages:
+            lines += [f"| {' | '.join(heads)} | |", "|---|---|---|---|", *(record_row(page, links[page]) for page in pages), ""]
+        else:
+            lines += [none, ""]
+        if comparisons:
+            named = ", ".join(f"[{page.parent.name}]({links[page]})" for page in comparisons)
+            lines += [f"{beside}: {named}.", ""]
+        for page in pages:
+            card = run_card(page.parent)
+            lines += [f"## [{card_title(card)}]({links[page]})", "", card_markdown(card), ""]
+        name = "index.qmd" if folder == "records" else "gallery.qmd"
+        (notebooks / folder / name).write_text("\n".join([*lines, add, ""]), encoding="utf-8")
     return len(pages)
 
 
@@ -222,7 +236,8 @@ def write_recipes(notebooks: Path) -> None:
 def switch_languages(notebooks: Path) -> None:
     "Lead from each page that there is in both languages to the same page in the other."
     for korean in sorted((notebooks / "ko").glob("*.qmd")):
-        english = notebooks / ("" if korean.stem in ("settings", "index") else "howto") / korean.name
+        places = {"settings": "settings.qmd", "index": "index.qmd", "gallery": "records/index.qmd"}
+        english = notebooks / places.get(korean.stem, f"howto/{korean.name}")
         here, there = os.path.relpath(korean, english.parent), os.path.relpath(english, korean.parent)
         for path, link in ((english, f"[한국어]({here})"), (korean, f"[English]({there})")):
             if path.is_file():
@@ -244,7 +259,7 @@ def write_sidebar(notebooks: Path) -> None:
 
     order = [
         "index", "my_csv", "formats", "reading", "conversations", "four_bit", "fits", "compare", "sweep", "serve", "reproduce",
-        "several_gpus", "coming_from", "troubleshooting", "settings"
+        "several_gpus", "coming_from", "troubleshooting", "settings", "gallery"
     ]
 
     def howtos(folder):
@@ -393,12 +408,13 @@ def main() -> int:
     parser.add_argument("--for-quarto", action="store_true",
                         help="only make nbs/ ready for nbdev_docs, IN PLACE: meant for a throw-away checkout")
     if parser.parse_args().for_quarto:
+        records = write_records(ROOT, ROOT / "nbs")
         write_settings(ROOT, ROOT / "nbs")
         write_recipes(ROOT / "nbs")
         switch_languages(ROOT / "nbs")
         prepare_notebooks(ROOT / "nbs")
         write_sidebar(ROOT / "nbs")
-        print(f"nbs/ is ready for nbdev_docs, with {write_records(ROOT, ROOT / 'nbs')} records.")
+        print(f"nbs/ is ready for nbdev_docs, with {records} records.")
         return 0
     problems = build()
     for problem in problems:
