@@ -22,6 +22,18 @@ settings.register_profile("llmlab", deadline=None, derandomize=True)
 settings.load_profile("llmlab")
 
 
+@pytest.fixture
+def browser(tmp_path):
+    """A browser of the test's own; without a Chromium the test is skipped, and says so."""
+    from browser import CHROMIUM, Browser
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on the path: nothing is opened in a browser")
+    browser = Browser(tmp_path / "browser")
+    yield browser
+    browser.close()
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--slow", action="store_true", help="run the tests marked slow too: whole sweeps and clusters, minutes each"

@@ -1,4 +1,5 @@
 """The documentation site and README.md, built in a copy of the project as anyone would build them, and then read as a browser does."""
+import contextlib
 import functools
 import html
 import html.parser
@@ -19,11 +20,12 @@ from urllib.parse import unquote, urlsplit
 
 import click
 import pytest
+from browser import CHROMIUM, needs_browser
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = "20260101-120000-gemma3-270m-lab-ko-instruct-test"
 HANGUL = re.compile("[가-힣]{2,}")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ACCESS = (ROOT / "tests" / "access.js").read_text(encoding="utf-8")
 # Python reads this module at its start: whatever looks beyond this machine is written down and refused.
 NO_NETWORK = """
 import pathlib, socket
@@ -271,6 +273,15 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@contextlib.contextmanager
+def serving(folder):
+    "Serve a folder, and say where."
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 def search(site, folder, text):
     "Type into the search box of the start page, in a browser, and return what it shows."
     typing = f"""<script>addEventListener("load", () => {{
@@ -281,17 +292,12 @@ def search(site, folder, text):
     served = shutil.copytree(site, folder / "site")
     start = (served / "index.html").read_text(encoding="utf-8")
     (served / "typed.html").write_text(start.replace("</body>", typing), encoding="utf-8")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=served)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(served) as address:
         # Virtual time runs on only while nothing is being loaded, so that the search has always answered by its end.
         command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
-                   "--virtual-time-budget=10000", "--dump-dom", f"http://127.0.0.1:{server.server_port}/typed.html"]
+                   "--virtual-time-budget=10000", "--dump-dom", f"{address}/typed.html"]
         shown = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60).stdout
-        server.shutdown()
     return shown.partition("smalldocs-search-results")[2].partition("</header>")[0]
-
-
-needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no chromium on the path: the site is not opened in a browser")
 
 
 @needs_browser
@@ -336,3 +342,59 @@ def test_pages_in_two_languages_lead_to_one_another(site):
             english = site / places.get(korean.stem, f"howto/{korean.name}")
             for here, there in ((korean, english), (english, korean)):
                 assert os.path.relpath(there, here.parent) in here.read_text(encoding="utf-8")
+
+
+# For everybody: WCAG 2.2 AA, as far as a browser can measure it
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_everybody_can_read_the_pages(site, browser, dark):
+    """Contrast, names of pictures and controls, languages, order of headings, links told by more than colour; on a telephone too."""
+    found = {}
+    committed = sorted(page.parent.name for page in (ROOT / "runs").glob("*/train.html") if page.with_name("record.json").is_file())
+    shown = {name: f"records/{name}.html" for name in committed if (site / "records" / f"{name}.html").is_file()}
+    with serving(site) as address:
+        for name in ("index.html", "howto/my_csv.html", "ko/my_csv.html", "settings.html", "ko/settings.html", "records/index.html",
+                     "train.html", "06_runs/page.html", *list(shown.values())[:1]):
+            browser.screen(dark=dark)
+            browser.open(f"{address}/{name}")
+            page = browser.value(ACCESS)
+            assert page["seen"] > 20 and page["lang"] == ("ko" if name.startswith("ko/") else "en"), name
+            browser.picture(f"docs_{name.replace('/', '_')}_{'dark' if dark else 'light'}")
+            browser.screen(width=320, height=800, dark=dark)
+            width = browser.value("document.scrollingElement.scrollWidth")
+            found[name] = page["problems"] + ([f"{width} pixels wide on a telephone"] if width > 320 else [])
+    assert shown and not any(found.values()), json.dumps({name: each for name, each in found.items() if each}, indent=1, ensure_ascii=False)
+
+
+def test_the_measure_of_pages_finds_what_is_wrong(tmp_path, browser):
+    (tmp_path / "bad.html").write_text("""<html><head><meta charset="utf-8"></head><body><main><h1>Title</h1><h3>Deeper</h3>
+        <p style="color: #888">pale</p><p>한국어 문장입니다</p><p>A <a href="#" style="text-decoration: none">link</a></p>
+        <img src="x.png"><button></button><input style="border: 1px solid #ddd"></main></body></html>""", encoding="utf-8")
+    browser.open((tmp_path / "bad.html").as_uri())
+    found = "\n".join(browser.value(ACCESS)["problems"])
+    for problem in ("contrast 3.5", "heading of level 3 after 1", "Korean without lang=ko", "only its colour", "picture without words",
+                    "control without a name: <button", "control without a name: <input", "box without an edge", "no title", "no language"):
+        assert problem in found, found
+
+
+def test_a_keyboard_reaches_everything(site, browser):
+    """Tab goes from one thing to the next, each is seen to be the one, and Enter opens a section of the navigation."""
+    with serving(site) as address:
+        browser.open(f"{address}/howto/my_csv.html")
+        reached = []
+        for _ in range(40):
+            browser.press("Tab")
+            name, outline, box, state = browser.value("""(() => {
+                const element = document.activeElement, style = getComputedStyle(element), box = element.getBoundingClientRect()
+                return [(element.innerText || element.placeholder || element.className).trim(),
+                        style.outlineStyle != "none" && parseFloat(style.outlineWidth), box.width * box.height,
+                        element.getAttribute("aria-expanded")]
+            })()""")
+            assert outline >= 1 and box > 0, name
+            reached.append(name)
+            if name == "Gallery" and state == "false":
+                browser.press("Enter")
+                assert browser.value("document.activeElement.getAttribute('aria-expanded')") == "true"
+                browser.picture("docs_keyboard")
+                break
+        assert {"llmlab", "Search", "Start", "Settings", "Gallery"} <= set(reached), reached

@@ -21,6 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r'(\]\(|href=\\")([^)"\\\s]+)')  # of Markdown, and of HTML inside a JSON string
 IMPORT = re.compile(r"^\s*(import|from)\s", re.MULTILINE)
 FOREIGN = re.compile(r"@import url\(https?:[^)]*\);?")  # a font or script from elsewhere: the site asks no other server
+# What smalldocs makes of a section of the navigation (a link to nowhere, which no keyboard reaches), and of an icon
+SECTION = re.compile(r'<a (class="sidebar-item-text[^>]*data-bs-toggle="collapse"[^>]*) role="navigation"([^>]*)>(.*?)</a>')
+ICON = re.compile(r'(<i class="bi [^"]*") role="img"')
+FRAME = {
+    ">On this page<": ">이 페이지<", "Report an issue": "문제 알리기", 'placeholder="Search" aria-label="Search"':
+    'placeholder="검색" aria-label="검색" lang="ko"'
+}
 MATHS = re.compile(r"(?P<code>```.*?```|`[^`]*`)|\$\$(?P<block>[^$]+)\$\$|\$(?P<line>[^$\n]+)\$", re.DOTALL)
 TEST_CALLS = ("test_eq", "test_fail", "test_ne", "test_close", "test_is")
 STORY = ("01", "02", "03", "04", "05", "06")  # folders that tell it; the others are for reference
@@ -304,6 +311,24 @@ def ask_nobody(site: Path) -> None:
             path.write_text(FOREIGN.sub("", css), encoding="utf-8")
 
 
+def open_to_all(site: Path) -> None:
+    "Let pages be used with a keyboard and a screen reader: sections are buttons, and each language is called by its name."
+    from llmlab.runs.page import mark_korean
+
+    for path in set(site.rglob("*.html")) - set((site / "records").glob("2*.html")):
+        page = SECTION.sub(r'<button type="button" \1\2>\3</button>', path.read_text(encoding="utf-8"))
+        page = page.replace('role="navigation" aria-expanded', 'aria-hidden="true" aria-expanded')  # the arrow beside it
+        page = ICON.sub(r'\1 aria-hidden="true"', page)
+        if path.parent.name != "ko":
+            path.write_text(mark_korean(page), encoding="utf-8")
+            continue
+        for english, korean in FRAME.items():
+            page = page.replace(english, korean)
+        before, start, after = page.replace('<html lang="en">', '<html lang="ko">').partition("<main")
+        before = re.sub('<(header|nav id="quarto-sidebar")', r'<\1 lang="en"', before)
+        path.write_text(mark_korean(before) + start + after, encoding="utf-8")
+
+
 def process_notebooks(copy: Path) -> Path:
     "Run nbdev's processing in the copy of the project and return the folder of processed notebooks."
     os.chdir(copy)
@@ -393,6 +418,7 @@ def build(root: Path = ROOT) -> list[str]:
         site = render(processed, quiet=True)
         order_search(site.out)
         ask_nobody(site.out)
+        open_to_all(site.out)
         output = root / settings.doc_path.name
         shutil.rmtree(output, ignore_errors=True)
         os.chdir(root)
