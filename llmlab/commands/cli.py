@@ -740,12 +740,11 @@ def doctor(as_json):
 def ui(host, port, output_dir):
     "Browse the runs in MLflow."
     from llmlab.runs.compare import close_lost_runs
-    from llmlab.runs.tracking import tracking_uri
+    from llmlab.runs.tracking import runs_page, tracking_uri
 
     uri = tracking_uri(None, output_dir)
     close_lost_runs(output_dir)
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    page = f"http://{host}:{port}/#/experiments?workflowType=machine_learning"  # on runs; otherwise it opens on chats
-    say(f"MLflow with {uri} at {page} (Ctrl-C ends it).", err=True)
+    say(f"MLflow with {uri} at http://{host}:{port}{runs_page(uri)} (Ctrl-C ends it).", err=True)
     words = ["server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
     sys.exit(subprocess.call([sys.executable, "-m", "mlflow", *words], env=environment))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONTROLS', 'SECRETS', 'ENDLESS_WORD', 'SAVE_MEMORY', 'plain', 'printable', 'without_secrets', 'LabError',
-           'first_line', 'is_out_of_memory', 'concerns_memory', 'fault_advice', 'brief', 'closest', 'lookup',
-           'entry_from', 'label']
+           'shown_lines', 'first_line', 'is_out_of_memory', 'concerns_memory', 'fault_advice', 'brief', 'closest',
+           'lookup', 'entry_from', 'label']
 
 # %% ../../nbs/13_common/01_errors.ipynb #common-errors-imports
 import difflib
@@ -13,6 +13,7 @@ import functools
 import inspect
 import os
 import re
+import textwrap
 import typing
 from pathlib import Path
 
@@ -84,7 +85,13 @@ class LabError(ValueError):
 
     def _render_traceback_(self):
         "Tell IPython what to show of it: the message, without the lab's own lines that led to it."
-        return [f"{type(self).__name__}: {translate(str(self))}"]
+        return shown_lines(f"{type(self).__name__}: {translate(str(self))}")
+
+
+def shown_lines(text: str) -> list[str]:
+    "Break a message between words: JupyterLab would break its lines anywhere."
+    lines = (textwrap.wrap(line, 100, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
+    return [part for line in lines for part in line or [""]]
 
 # %% ../../nbs/13_common/01_errors.ipynb #errors-first
 def first_line(error: BaseException) -> str:

@@ -81,7 +81,9 @@ class Session:
         get_ipython().set_custom_exc((KeyboardInterrupt,), self.show_stop)
 
     def show_stop(self, shell, kind, error, traceback, **others):
-        error._render_traceback_ = lambda: [self.way_on()]
+        from llmlab.common.errors import shown_lines
+
+        error._render_traceback_ = lambda: shown_lines(self.way_on())
         shell.showtraceback((kind, error, traceback))
 
 # %% ../../nbs/13_common/06_session.ipynb #428dd26b

@@ -32,6 +32,7 @@ from ..experiment.resolve import describe_entries
 from .card import write_card
 from .folders import collect_answers, run_folder
 from .jupyterlab import end_abandoned, follow_cells
+from .page import session_notebook
 from .record import Record, begin_record, note_surroundings, utc_now
 from .summary import card_html, card_markdown, run_card
 from .tracking import MlflowRun, tracking_uri
@@ -271,6 +272,10 @@ def show_record(record: Record):  # an object that Jupyter shows as a table
     ]
     if content.get("mlflow_run_id"):
         page.append(f"<p>MLflow run <code>{content['mlflow_run_id']}</code>; <code>llmlab ui</code> shows it.</p>")
+    if notebook := session_notebook():
+        place = os.path.relpath(record.folder / "train.html", notebook.parent)
+        page.append(f'<p class="llmlab-here"><a href="{escape(place)}">Open its page</a> '
+                    f'<a href="{escape(place)}" lang="ko">기록 보기</a></p>')
     page += [f"<p>MLflow missed: {escape(problem)}</p>" for problem in content.get("mlflow_problems") or []]
     return HTML("".join(page))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'HANG_SECONDS', 'MLFLOW_STATUS', 'UPLOAD_BYTES', 'BATCH_POINTS', 'KIND', 'tracking_uri', 'connect', 'ask',
-           'curve_name', 'MlflowRun']
+           'runs_page', 'curve_name', 'MlflowRun']
 
 # %% ../../nbs/06_runs/04_tracking.ipynb #runs-tracking-imports
 import contextlib
@@ -89,6 +89,15 @@ def ask(
     if error:
         raise error
     return value
+
+# %% ../../nbs/06_runs/04_tracking.ipynb #90918211
+def runs_page(uri: str) -> str:  # what follows a server's address
+    "Find MLflow's page of the experiment that had a run last; without any run, the page of all experiments."
+    client = connect(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    newest = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)
+    place = f"/{newest[0].info.experiment_id}/runs" if newest else ""
+    return f"/#/experiments{place}?workflowType=machine_learning"
 
 # %% ../../nbs/06_runs/04_tracking.ipynb #d80fd61b
 def curve_name(name: str) -> str:
