@@ -446,10 +446,16 @@ def test_mlflow_shows_the_runs_in_a_browser(page, mlflow_address, browser):
         browser.wait_for_text(shown)
     assert "/runs?workflowType=machine_learning" in browser.value("location.href") and "Judges" not in browser.text()
     browser.picture("mlflow_runs")
+    browser.click("label, button, [role=radio], span", "GenAI")  # MLflow remembers what is chosen, not what it opened on
+    browser.click("label, button, [role=radio], span", "Model training")
+    wait_for(lambda: browser.value("localStorage['mlflow.workflowType_v1']") == '"machine_learning"', "MLflow's memory")
+    browser.open(mlflow_address.replace("/#", "/?again#"))
+    browser.wait_for_text(names[-1])
     done = next(folder for folder in page.records() if read_record(folder)["status"] == "finished")
     browser.click("a[href*='/runs/']", f"tiny-llama mrc {done.name[-4:]}")
     for shown in ("tiny-llama was trained on lab-ko-mrc", "max_steps", "eval/loss"):
         browser.wait_for_text(shown)
+    assert "Judges" not in browser.text()
     browser.picture("mlflow_run")
     number = re.search(r"experiments/(\d+)/", mlflow_address)[1]
     pair = json.dumps([read_record(folder)["mlflow_run_id"] for folder in page.records()[-2:]])

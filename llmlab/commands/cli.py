@@ -745,6 +745,7 @@ def ui(host, port, output_dir):
     uri = tracking_uri(None, output_dir)
     close_lost_runs(output_dir)
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    say(f"MLflow with {uri} at http://{host}:{port}{runs_page(uri)} (Ctrl-C ends it).", err=True)
+    page = f"http://{host}:{port}{runs_page(uri)}"
+    say(f"MLflow with {uri} at {page} (Ctrl-C ends it). Choose Model training at its top left, once.", err=True)
     words = ["server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
     sys.exit(subprocess.call([sys.executable, "-m", "mlflow", *words], env=environment))
