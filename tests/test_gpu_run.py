@@ -18,6 +18,7 @@ from llmlab.batching import attention, varlen
 from llmlab.batching.alone import forest_problem
 from llmlab.batching.batcher import Batcher, Step, choose_pack_tokens, held_out_totals
 from llmlab.batching.loss import FrozenHeadLoss
+from llmlab.common.errors import LabError
 from llmlab.config.load import make_config
 from llmlab.evaluation.generation import generate_scored
 from llmlab.models.checkpoints import load_tokenizer, locate_model
@@ -140,6 +141,41 @@ def test_other_ways_stay_there_too(settings, card, start):
     assert ways == (
         {"dense"} if "dtype" in settings else set() if settings.get("batching") == "padded" else {"varlen"}
     )
+    facts, is_ordered = trainer.batching_facts(), ways == {"varlen"}
+    assert facts["bit_for_bit"] is is_ordered and ("not_bit_for_bit" in facts) is not is_ordered
+
+
+@pytest.mark.parametrize("batching, sizes, dtype, capability, expected", [
+    ("tree", {}, torch.bfloat16, (8, 0), None), ("packed", {"head_dim": 256}, torch.float16, (9, 0), None),
+    ("padded", {}, torch.bfloat16, (8, 0), "padded batches attend under a mask"),
+    ("tree", {}, torch.float32, (8, 0), "packs in float32 on a card of capability 8.0"),
+    ("tree", {}, torch.float16, (7, 5), "packs in float16 on a card of capability 7.5"),
+    ("tree", {"head_dim": 256, "global_head_dim": 512}, torch.bfloat16, (8, 0), "heads of 512 numbers"),
+    ("tree", {"attention_dropout": 0.1}, torch.bfloat16, (8, 0), "attention_dropout"),
+])
+def test_which_ways_are_bit_for_bit(batching, sizes, dtype, capability, expected, monkeypatch):
+    with a_card(monkeypatch, capability):
+        sample = torch.empty(0, dtype=dtype, device="cuda:0")
+        reason = attention.unordered_sums(batching, SimpleNamespace(**sizes), sample)
+        assert (reason is None) if expected is None else expected in reason
+        ways = attention.choose_way(torch.empty((1, 2, 5, 64), dtype=dtype, device="cuda:0"),
+                                    torch.empty((1, 2, 5, 64)), None, None, sizes.get("attention_dropout", 0))
+        if batching == "tree" and "head_dim" not in sizes:
+            assert (ways == "dense") is (reason is not None), "as the layers will choose"
+    assert attention.unordered_sums(batching, SimpleNamespace(**sizes), torch.empty(0, dtype=dtype)) is None, "on a CPU all are"
+
+
+def test_bits_are_not_compared_where_there_is_no_order(tmp_path):
+    from llmlab.runs.rerun import finished_record
+
+    reason = "padded batches attend under a mask, and that attention's backward pass adds up in any order"
+    record = {"status": "finished", "adapter_sha256": "0" * 64, "batching": {"bit_for_bit": False, "not_bit_for_bit": reason}}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    with pytest.raises(LabError, match=f"cannot be verified bit by bit: on its GPU, {reason}.*batching=tree"):
+        finished_record(tmp_path)
+    record["batching"] = {"bit_for_bit": True}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert finished_record(tmp_path) == record
 
 
 def test_the_card_refuses_what_lies_elsewhere(card):

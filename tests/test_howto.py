@@ -35,3 +35,18 @@ def test_every_form_that_is_shown_can_be_read(number, tmp_path):
     path.write_text(text, encoding="utf-8")
     report = load_data(str(path), eval_dataset="lab-ko-mrc", cache_dir=str(tmp_path / "cache")).report
     assert report.train == report.parts[0].read > 0 and not report.parts[0].dropped, report
+
+
+def test_the_table_of_cards_is_what_the_tool_writes():
+    """Which model fits which card: `python tools/fits.py` writes it anew."""
+    from tools.fits import PAGES, ROOT, SHOWN, way, written
+
+    from llmlab.common.cards import CARDS
+    from llmlab.models.presets import MODELS
+
+    for path in PAGES:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert written(path) == text, f"run `python tools/fits.py`: {path}"
+        assert all(f"| {card} " in text for card in SHOWN) and "| gemma3-270m" in text
+    for name, expected in (("gemma3-270m", ["16", "16"]), ("qwen3-8b", ["4*", "16"]), ("qwen3-32b", ["", "16*"])):
+        assert [way(MODELS[name], CARDS[card]) for card in ("rtx-4080", "a100-80gb")] == expected

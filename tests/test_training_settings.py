@@ -115,7 +115,7 @@ TRAINING = {  # field -> a value, and what it needs
 }
 ELSEWHERE = {  # needs a GPU, a group of processes, a package, or another field
     "optim_target_modules", "ddp_backend", "fsdp_config", "deepspeed", "torch_empty_cache_steps",
-    "dataloader_prefetch_factor",
+    "dataloader_prefetch_factor", "use_liger_kernel", "liger_kernel_config",  # tests/test_liger.py
 }
 
 

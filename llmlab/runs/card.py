@@ -90,6 +90,7 @@ def card_tables(run: FinishedRun) -> dict[str, str]:  # name in the template -> 
     settings = [(f"`{name}`", f"`{value}`") for name, value in changed.items()]
     machine = {name: environment.get(name) for name in ("python", "cpu", "gpu")}
     machine |= environment.get("packages", {})
+    machine["not bit for bit"] = run.record.get("batching", {}).get("not_bit_for_bit")
     return {
         "source_table": markdown_table(("set", "licence"), data_licences(run.record).items()),
         "row_table": markdown_table(("rows", "number"), rows),

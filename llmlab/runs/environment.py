@@ -48,7 +48,7 @@ def _cuda_versions():
     driver = re.search(r"Module\D*([\d.]+)", file.read_text()) if file.exists() else None
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
     return {"driver": driver and driver[1], "runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
-            "capability": capability, "not_bit_for_bit": "batching=padded (its attention adds up in any order)"}
+            "capability": capability}
 
 
 def _cpu_name():

@@ -141,6 +141,10 @@ def finished_record(folder: Path) -> dict:
     if record.get("status") != "finished" or not record.get("adapter_sha256"):
         raise LabError(f"Run {folder.name} is {record.get('status')}: only a finished training can be verified. "
                        "Resume it first, or rerun it without --verify.")
+    if reason := record.get("batching", {}).get("not_bit_for_bit"):
+        raise LabError(f"Run {folder.name} cannot be verified bit by bit: on its GPU, {reason}. Rerun it without "
+                       "--verify and look at `llmlab compare`; batching=tree in bfloat16 or float16, on a card of "
+                       "capability 8.0 or more, is the same to the last bit.")
     return record
 
 

@@ -25,15 +25,18 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from ..batching.alone import embedding_noise, make_batcher
+from ..batching.attention import unordered_sums
 from ..batching.batcher import Batcher, batch_mode, choose_group_size, held_out_totals
 from ..batching.forest import Sharing
 from ..batching.loss import find_head, loss_of_answers
 from ..batching.steps import StepSampler
 from ..common.device import has_gpu, own_cards, peak_memory, return_freed_memory
 from ..common.errors import LabError
-from ..config.passed import idle_remark
+from ..config.passed import LIGER_ARGS, idle_remark
 from ..config.schema import ExperimentConfig
-from ..models.adapters import add_lora, add_tokens, check_targets, choose_targets, prepare_full
+from llmlab.models.adapters import (
+    add_lora, add_tokens, check_targets, choose_targets, leave_liger, prepare_full, use_liger,
+)
 from llmlab.models.checkpoints import (
     Checkpoint, choose_dtype, compute_in_half, load_base_model, load_tokenizer, make_quantization, master_weights,
 )
@@ -66,6 +69,9 @@ def build_model(
     dtype = choose_dtype(config.dtype, config.fp16)
     base = load_base_model(checkpoint.path, dtype, make_quantization(dtype, config))
     check_token_ids(config.generation_args, base.config.get_text_config(decoder=True).vocab_size, "generation_args")
+    leave_liger()
+    if config.training_args.get("use_liger_kernel"):
+        use_liger(base, config.training_args.get("liger_kernel_config"))
     new_token_ids = []
     if config.new_tokens:
         tokenizer = load_tokenizer(checkpoint.path, tokenizer_args=config.tokenizer_args)
@@ -111,7 +117,8 @@ def training_arguments(
         "restore_callback_states_from_checkpoint": True, "dataloader_pin_memory": has_gpu(), "use_cpu": not has_gpu(),
     }
     try:
-        return TrainingArguments(**{**fixed, **chosen, **config.training_args})
+        passed = {name: value for name, value in config.training_args.items() if name not in LIGER_ARGS}
+        return TrainingArguments(**{**fixed, **chosen, **passed})  # Liger's kernels are in the model already
     except (ValueError, ImportError) as error:
         raise LabError(f"transformers refuses these training settings: {error}") from None
 
@@ -143,7 +150,19 @@ class LabTrainer(Trainer):
         facts["examples_per_step"] = self.examples_per_step
         if self.sampler is not None:
             facts["group_size"] = self.sampler.group_size
+        if self.args.device.type == "cuda":
+            reason = self.unordered_sums()
+            facts["bit_for_bit"] = reason is None
+            if reason:
+                facts["not_bit_for_bit"] = reason
         return {**facts, **vars(self.sharing)}
+
+    def unordered_sums(self) -> str | None:
+        "Say why this run, on a GPU, need not come out the same to the last bit; None where it does."
+        halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        chosen = [dtype for name, dtype in halves.items() if getattr(self.args, name)]
+        sample = torch.empty(0, dtype=(chosen or [self.model.dtype])[0], device=self.args.device)
+        return unordered_sums(self.batcher.batching, self.model.config.get_text_config(decoder=True), sample)
 
     def get_train_dataloader(self):
         "Load whole steps, the same in every process."
