@@ -33,7 +33,7 @@ def way(preset, card) -> str:
     """Say in how many bits a model's weights can be while LoRA is trained on a card; * with gradient checkpointing."""
     memory = known_memory(preset)
     for kind, word in WAYS.items():
-        for less, mark in ((0, ""), (saved(preset.config), "*")):
+        for less, mark in ((0, ""), (saved(preset.config), "\\*")):
             if (memory[kind] - less) * (1 + FRAGMENT_SHARE) + CUDA_CONTEXT_BYTES <= card.usable:
                 return word + mark
     return ""
@@ -50,7 +50,7 @@ def table(heading: str) -> str:
     rows = [[heading, *SHOWN], ["---", *[":-:"] * len(SHOWN)]]
     for (_, _, row), names in sorted(lines.items()):
         rows.append([", ".join(names), *row])
-    return "".join(f"| {' | '.join(row).replace('*', '\\*')} |\n" for row in rows)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def written(path: str) -> str:
