@@ -31,7 +31,7 @@ def compiled(folder: Path, size, value_size, softcap=None, tiles="ours", cards=C
     case = {"head_size": size, "value_size": value_size, "softcap": softcap, "tiles": tiles, "capabilities": cards}
     environment = {**os.environ, "TRITON_CACHE_DIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
     command = [sys.executable, str(Path(__file__).parent / "gpu_kernels.py"), json.dumps(case)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-4000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     seen = [(tuple(line["capability"]), line["pass"]) for line in lines]
