@@ -15,8 +15,13 @@ CALLS = {"LabError", "NoText", "RunFailed", "BadParameters", "warn", "say", "ech
 KEYWORDS = {"help", "short_help", "epilog"}
 NAMES = {"GROUPS", "EXAMPLES", "SAVE_MEMORY", "_FAULTS"}  # tables of text that is shown
 HOLE = re.compile(r"\{(\d+)\}")
-FROM_ELSEWHERE = [  # written by click, and a heading that has no template of its own
+FROM_ELSEWHERE = [  # written by click, and headings that have no template of their own
     "Options", "Usage:", "Show this message and exit.", "Show the version and exit.", "[default: {0}]", "[required]",
+    "Try {0} for help.", "No such command {0}.", "No such option {0}.", "Did you mean {0}?", "Possible options: {0}",
+    "Missing option {0}.", "Missing argument {0}.", "Missing command.", "Option {0} requires an argument.",
+    "Option {0} requires {1} arguments.", "Option {0} does not take a value.", "Got unexpected extra argument ({0})",
+    "Got unexpected extra arguments ({0})", "Invalid value for {0}: {1}", "{0} is not a valid {1}.",
+    "{0} is not one of {1}.", "{0} is not in the range {1}.",
 ]
 
 

@@ -134,9 +134,11 @@ class Commands(click.Group):
         except LabError as error:
             say(f"Error: {error}", err=True)
             context.exit(getattr(error, "exit_code", 2))
-        except click.ClickException as error:
-            error.message = plain(translate(error.message))
-            raise
+        except click.UsageError as error:
+            call = error.ctx or context
+            help_at = f"Try '{call.command_path} --help' for help."
+            say(f"{call.get_usage()}\n{help_at}\n\nError: {error.format_message()}", err=True)
+            context.exit(error.exit_code)
         except Exception as error:
             if isinstance(error, BrokenPipeError) or fault_advice(error) is None:
                 raise

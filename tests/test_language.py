@@ -1,0 +1,74 @@
+"""Messages in Korean: every one that a person can meet has its translation, and what the commands print is Korean."""
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from babel.messages.pofile import read_po
+
+from llmlab.common.language import translate
+
+ROOT = Path(__file__).resolve().parent.parent
+HANGUL = re.compile("[가-힣]")
+TOOL = runpy.run_path(str(ROOT / "tools" / "messages.py"))
+ASKED = {  # what is typed -> exit status, a word of the answer
+    "--help": (0, "사용법"),
+    "train --help": (0, "옵션"),
+    "plan --help": (0, "카드"),
+    "presets --help": (0, "옵션"),
+    "train -p learning_rat 1e-4": (2, "매개변수가 아닙니다"),
+    "train -p model gema3-270m": (2, "알 수 없는 모델"),
+    "train -p dataset lab-ko-instrukt": (2, "프리셋"),
+    "train -p learning_rate fast": (2, "learning_rate"),
+    "train -p use_peft false -p load_in_4bit true": (2, "양자화"),
+    "train -p prompt labb": (2, "prompt"),
+    "train -p task mcr": (2, "task"),
+    "train -p lr_scheduler_type constant -p warmup_steps 5": (2, "warmup_steps"),
+    "chat no-such-run": (2, "no-such-run"),
+    "resume no-such-run": (2, "no-such-run"),
+    "trian": (2, "없는 명령"),
+    "export no-such-run": (2, "no-such-run"),
+}
+
+
+def catalogue():
+    with open(TOOL["CATALOGUE"], "rb") as file:
+        return read_po(file, locale="ko")
+
+
+def test_every_message_has_its_korean():
+    assert TOOL["problems"](TOOL["messages"](), catalogue()) == [], "run tools/messages.py, and translate what it names"
+
+
+def test_what_is_missing_stale_or_has_other_holes_is_found():
+    found = {"{0} is no run.": "a.py", "Nothing is lost.": "b.py"}
+    known = catalogue()
+    for message in list(known):
+        if message.id:
+            known.delete(message.id)
+    known.add("{0} is no run.", "실행이 아닙니다.")
+    known.add("Gone for long.", "사라졌습니다.")
+    kinds = [fault.split(":")[0] for fault in TOOL["problems"](found, known)]
+    assert sorted(kinds) == ["no Korean", "other holes", "stale"]
+
+
+@pytest.mark.parametrize("words", ASKED)
+def test_the_command_line_answers_in_korean(words):
+    status, said = ASKED[words]
+    call = "import sys; from llmlab.commands.cli import main; main(sys.argv[1:], prog_name='llmlab')"
+    done = subprocess.run([sys.executable, "-c", call, *words.split()], cwd=ROOT, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, env={**os.environ, "LLMLAB_LANG": "ko", "COLUMNS": "300"})
+    answer = done.stdout + done.stderr
+    assert done.returncode == status and said in answer and HANGUL.search(answer), answer
+    for line in filter(str.strip, answer.splitlines()):
+        assert line.strip() not in TOOL["messages"](), line  # none stands there as it is written in the code
+
+
+def test_a_message_is_translated_with_what_it_names(monkeypatch):
+    monkeypatch.setenv("LLMLAB_LANG", "ko")
+    assert translate("Run a-b is still going on: wait for its end.") == "실행 a-b: 아직 진행 중입니다. 끝날 때까지 기다리십시오."
+    monkeypatch.setenv("LLMLAB_LANG", "en")
+    assert translate("Run a-b is still going on: wait for its end.").startswith("Run a-b")
