@@ -2,6 +2,7 @@
 import argparse
 import ast
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,8 +12,23 @@ from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).resolve().parent.parent
 CATALOGUE = ROOT / "llmlab" / "bundled" / "messages.ko.po"
-CALLS = {"LabError", "NoText", "RunFailed", "BadParameters", "warn", "say", "echo", "print", "UsageError"}
-KEYWORDS = {"help", "short_help", "epilog"}
+CALLS = {
+    "LabError", "NoText", "RunFailed", "BadParameters", "warn", "say", "echo", "print", "UsageError", "Finding", "Table",
+    "translate", "drop", "cut", "note",
+}
+TABLES = {  # functions that make a table or a report: all words in them are shown
+    "_order_problem", "_read_message", "progress_text", "time_left", "_read_pair", "read_conversation",
+    "_card_rows", "_cost", "_memory_rows", "_model_rows", "_paired_row", "_phases", "_precision_rows", "_step_rows",
+    "_work_rows", "check_caches", "check_device", "check_disk", "check_hub", "check_mlflow", "check_notebooks",
+    "check_report", "check_tokens", "check_training", "check_versions", "check_whole", "comparison_tables",
+    "differences", "finding_line", "lines", "list_runs", "make_preview", "measure_table", "model_notes",
+    "paired_table", "plan_rows", "preset_table", "presets", "preview_lines", "preview_tables", "score_table",
+    "table_of", "text_histogram",
+}
+KEYWORDS = {"help", "short_help", "epilog", "reason"}
+HELD = ["activations", "logits", "framework"]  # what a plan counts under a name that it makes as it goes
+STAGES = ROOT / "nbs" / "train.ipynb"  # its headings are what `llmlab train` says it is at
+VALUES = {"_TOKEN_FACTS", "_TOKEN_NOTES", "_NEEDS", "KNOBS_HEADING"}  # whose values are shown
 NAMES = {"GROUPS", "EXAMPLES", "SAVE_MEMORY", "_FAULTS"}  # tables of text that is shown
 HOLE = re.compile(r"\{(\d+)\}")
 FROM_ELSEWHERE = [  # written by click, and headings that have no template of their own
@@ -63,6 +79,20 @@ def sentences(node) -> list[str]:
     return [own, *(text for part in chosen if isinstance(part, ast.IfExp) for text in sentences(part))]
 
 
+def words_of(function) -> list[str]:
+    "List what a function puts into a table: elements of lists, and values that it names."
+    found = []
+    for node in ast.walk(function):
+        if isinstance(node, (ast.List, ast.Tuple)):
+            found += [text for part in node.elts for text in sentences(part)]
+        elif isinstance(node, (ast.Assign, ast.Return)) and node.value is not None:
+            found += sentences(node.value)
+        elif isinstance(node, ast.Dict):
+            found += [text for part in node.keys if part for text in sentences(part)]
+    has_words, is_name = re.compile("[A-Za-z]{2,}"), re.compile(r"[\w.]*_")
+    return [text for text in found if has_words.search(HOLE.sub("", text)) and not is_name.match(text)]
+
+
 def is_command(function) -> bool:
     "Say whether a function is a command of click's."
     return any(re.search(r"\.(command|group)\b", ast.unparse(mark)) for mark in function.decorator_list)
@@ -82,6 +112,8 @@ def of_module(tree) -> list[str]:
         if isinstance(node, ast.Call):
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
             given = node.args if name in CALLS else node.args[1:2] if name == "Need" else []
+            if name == "append" and ast.unparse(node.func).endswith("notes.append"):
+                given = node.args
             given = [*given, *(word.value for word in node.keywords if word.arg in KEYWORDS)]
             found += [text for part in given for text in sentences(part)]
         elif said_later(node) is not None:
@@ -89,8 +121,24 @@ def of_module(tree) -> list[str]:
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in NAMES:
             value = node.value
             found += [key.value for key in value.keys] if node.targets[0].id == "GROUPS" else sentences(value)
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "reason":
+            found += sentences(node.value)
         elif isinstance(node, ast.FunctionDef) and is_command(node):
             found += (ast.get_docstring(node) or "").split("\n\n")
+    return found
+
+
+def of_tables(tree) -> list[str]:
+    "List the words of a module's tables, single ones too."
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name in TABLES:
+            found += words_of(node)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Table":
+            found += [text for part in node.args for text in sentences(part)]
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in VALUES:
+            values = node.value.values if isinstance(node.value, ast.Dict) else [node.value]
+            found += [text for value in values for text in sentences(value)]
     return found
 
 
@@ -101,10 +149,16 @@ def is_message(text: str) -> bool:
 
 def messages() -> dict[str, str]:
     "List every message with the module it comes from."
-    found = {text: "click" for text in FROM_ELSEWHERE}
+    found = {text: "click" for text in FROM_ELSEWHERE} | {text: "llmlab/experiment/meter.py" for text in HELD}
+    for cell in json.loads(STAGES.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "markdown":
+            found |= {heading: "nbs/train.ipynb" for heading in re.findall("(?m)^## (.+)$", "".join(cell["source"]))}
     for path in sorted((ROOT / "llmlab").rglob("*.py")):
         if path.name != "_modidx.py":
-            for text in of_module(ast.parse(path.read_text(encoding="utf-8"))):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for text in of_tables(tree):
+                found.setdefault(text, path.relative_to(ROOT).as_posix())
+            for text in of_module(tree):
                 for part in inspect.cleandoc(text).split("\n\n"):
                     part = " ".join(part.split()) if "\b" not in part else part
                     if is_message(part):

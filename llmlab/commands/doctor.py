@@ -26,6 +26,7 @@ from packaging.requirements import Requirement
 from ..common.device import has_gpu
 from ..common.errors import brief, first_line, plain, without_secrets
 from ..common.files import output_folder, project_root
+from ..common.language import translate
 from ..config.load import make_config
 from ..config.schema import default_of
 
@@ -267,7 +268,7 @@ def has_failed(findings: list[Finding]) -> bool:
 
 def finding_line(finding: Finding) -> str:
     "Write a finding for a terminal."
-    return f"{finding.verdict:<6} {finding.name:<10} {finding.says}"
+    return f"{finding.verdict:<6} {finding.name:<10} {translate(finding.says)}"
 
 
 def report_facts(findings: list[Finding]) -> dict:

@@ -46,7 +46,7 @@ class RowStore:
             kept.append(chosen)
             if len(others):
                 places = self.dataset[others[:PLACES_PER_REASON].tolist()]["where"]
-                split.report.drop(reason.format(amount=split.member.amount), places, len(others))
+                split.report.drop(reason.format(split.member.amount), places, len(others))
         return kept
 
 # %% ../../nbs/01_data/06_load.ipynb #2051e136
@@ -90,7 +90,7 @@ def _cut_to_mix(store, rows, report, settings):
             report.notes.append(f"the mix asks for {member.size:,} training rows of {member.name}, "
                                 f"which has {available:,}")
         counts[split.index] = size
-    rows = store.cut(rows, counts, "beyond its part in the mix ({amount}), which a larger one, "
+    rows = store.cut(rows, counts, "beyond its part in the mix ({0}), which a larger one, "
                      "or 'a+b' for all rows of all sets, would keep", settings)
     return _cut_to_limit(store, rows, "max_train_samples", settings)
 

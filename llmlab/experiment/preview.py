@@ -19,6 +19,7 @@ from itertools import chain, groupby, islice
 import datasets
 
 from ..common.display import figure_html, show_table, text_table, use_korean_font
+from ..common.language import translate
 from ..common.errors import LabError, first_line, label
 from ..config.schema import ExperimentConfig
 from llmlab.data.doctor import (
@@ -195,7 +196,7 @@ def one_of_each_kind(encoded: Encoded, limit: int = 4) -> list[int]:  # numbers 
 # %% ../../nbs/09_experiment/04_preview.ipynb #204e42a4
 _TOKEN_FACTS = {  # of `TokenReport.to_dict`: how a table names it
     "rows": "rows", "examples": "examples", "tokens_median": "tokens: median", "tokens_95_percent": "95% have at most",
-    "tokens_max": "longest", "share_over_max_length": "more than max_length={}",
+    "tokens_max": "longest", "share_over_max_length": "more than max_length={0}",
     "contexts_in_windows": "contexts in windows", "answers_cut": "answers cut", "learned_tokens": "learned tokens",
 }
 
@@ -328,7 +329,7 @@ def finding_lines(
     if color:
         level = f"\x1b[{_LEVEL_COLORS[finding.level]}m{level}\x1b[0m"
     rows = f"{finding.rows:,} " if finding.rows else ""
-    lines = [f"{level} {rows}{finding.what}"]
+    lines = [f"{level} {rows}{translate(finding.what)}"]
     indent = " " * 9
     if finding.where:
         where = [place.replace(known, "") for place in finding.where[:places]]
@@ -336,7 +337,7 @@ def finding_lines(
             where.append("...")
         lines.append(indent + "; ".join(where))
     if finding.mend:
-        lines.append(f"{indent}-> {finding.mend}")
+        lines.append(f"{indent}-> {translate(finding.mend)}")
     return lines
 
 # %% ../../nbs/09_experiment/04_preview.ipynb #12603777
@@ -345,21 +346,25 @@ def preview_lines(
     color: bool = False,  # with ANSI colours
 ) -> list[str]:
     "Write a preview for a terminal."
-    lines = [preview.title]
+    lines = [translate(preview.title)]
     for head, rows in preview_tables(preview):
-        cells = [[f"{cell:>8,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
+        cells = []
+        for row in rows:
+            numbers = [f"{cell:>8,}" if isinstance(cell, int) else cell for cell in row[1:]]
+            cells.append([translate(row[0]), *numbers])
         lines += ["", *text_table(head, cells).split("\n")]
-    lines += ["", "tokens of training rows", *text_histogram(preview.train.tokens), ""]
+    lines += ["", translate("tokens of training rows"), *text_histogram(preview.train.tokens), ""]
     parts = preview.report.parts
     known = f"{parts[0].name}, " if len(parts) == 1 else ""
     for finding in preview.findings:
         lines += finding_lines(finding, color, known)
     marks = "on green" if color else "between ⟦ and ⟧"
     for index in preview.examples:
-        lines += ["", f"What the model sees of {_place(preview, index)}, learned {marks}:"]
+        lines += ["", translate(f"What the model sees of {_place(preview, index)}, learned {marks}:")]
         lines += mask_text(preview.train, index, color).split("\n")
-        lines += ["What a served model must be sent for it, to the letter:", _sent_text(preview, index)]
-    return [*lines, "", "1 serious finding" if preview.serious == 1 else f"{preview.serious} serious findings"]
+        lines += [translate("What a served model must be sent for it, to the letter:"), _sent_text(preview, index)]
+    count = "1 serious finding" if preview.serious == 1 else f"{preview.serious} serious findings"
+    return [*lines, "", translate(count)]
 
 
 def _place(preview: Preview, index: int) -> str:

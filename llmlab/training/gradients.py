@@ -106,7 +106,7 @@ class GradientCheck:
     def lines(self) -> list[str]:
         "Write it for a terminal."
         shared, (weight, distance) = self.sharing, self.worst
-        passes = f"{shared.packs} pass" + ("" if shared.packs == 1 else "es")
+        passes = "1 pass" if shared.packs == 1 else f"{shared.packs} passes"
         lines = [
             f"one optimizer step of {shared.examples} examples in {self.dtype}: "
             f"{self.batching} against padded, one example at a time",
