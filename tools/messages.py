@@ -135,7 +135,7 @@ def of_tables(tree) -> list[str]:
         if isinstance(node, ast.FunctionDef) and node.name in TABLES:
             found += words_of(node)
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Table":
-            found += [text for part in node.args for text in sentences(part)]
+            found += [text for part in node.args for text in sentences(part) if re.search("[A-Za-z]{2,}", text)]
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in VALUES:
             values = node.value.values if isinstance(node.value, ast.Dict) else [node.value]
             found += [text for value in values for text in sentences(value)]

@@ -30,6 +30,7 @@ from ..common.errors import SAVE_MEMORY, LabError, brief, fault_advice, first_li
 from llmlab.common.files import (
     output_folder, parse_json, project_root, read_json_lines, read_text, remove, write_atomic,
 )
+from ..common.language import translate
 from ..common.settings import coerce
 from ..config.arguments import read_settings
 from ..config.schema import ExperimentConfig, default_of
@@ -370,9 +371,10 @@ def progress_text(folder: Path) -> str:
         newest, resumed = entries[-1], (record.get("resumed") or [{}])[-1].get("time", "")
     except (OSError, ValueError, IndexError, KeyError):
         return ""
-    losses = [f", {name} {newest[name]:.3f}" for name in LOSSES if name in newest]
+    losses = [f"{name} {newest[name]:.3f}" for name in LOSSES if name in newest]
     left = time_left([entry for entry in entries if "loss" in entry and entry.get("time", "") >= resumed], steps)
-    return f"step {newest['step']} of {steps}{''.join(losses[:1])}{left}"
+    parts = [f"step {newest['step']} of {steps}", *losses[:1], left]
+    return ", ".join(translate(part) for part in parts if part)
 
 
 def time_left(points: list[dict], steps: int) -> str:  # `points`: of the curve, since the run began or went on
@@ -382,7 +384,7 @@ def time_left(points: list[dict], steps: int) -> str:  # `points`: of the curve,
     first, last = points[0], points[-1]
     seconds = (datetime.fromisoformat(last["time"]) - datetime.fromisoformat(first["time"])).total_seconds()
     pace = seconds / max(1, last["step"] - first["step"])
-    return f", about {clock(pace * (steps - last['step']))} left"
+    return f"about {clock(pace * (steps - last['step']))} left"
 
 # %% ../../nbs/12_commands/02_papermill_engine.ipynb #1257dd5b
 REDRAW_SECONDS = 2
@@ -417,7 +419,7 @@ class RunProgress:
     def show(self):
         "Redraw the line, or add one where it is time for it."
         stage, now = stage_of(self.cells), time.monotonic()
-        words = [clock(now - self.began), stage, progress_text(self.folder)]
+        words = [clock(now - self.began), translate(stage), progress_text(self.folder)]
         line = plain("  ".join(filter(None, words)))
         if sys.stderr.isatty():
             width = shutil.get_terminal_size().columns - 1
@@ -453,7 +455,7 @@ def _on_load():
         try:
             sys.argv[:] = complete_command_line(sys.argv)
         except LabError as error:
-            print(f"Error: {error}", file=sys.stderr)
+            print(translate(f"Error: {error}"), file=sys.stderr)
             sys.exit(2)
 
 
@@ -461,7 +463,7 @@ def brief_errors(usual):
     "Show errors that were written for people, and faults that have a way out, without the traceback above them."
     def show(kind, error, traceback):
         if told := failure_message(error):
-            print(f"\nError: {told}", file=sys.stderr)
+            print(translate(f"\nError: {told}"), file=sys.stderr)
         else:
             usual(kind, error, traceback)
 
