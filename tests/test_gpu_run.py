@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from card import CARD, a_card
-from llmlab.batching import attention, varlen
+from llmlab.batching import alone, attention, varlen
 from llmlab.batching.alone import forest_problem
 from llmlab.batching.batcher import Batcher, Step, choose_pack_tokens, held_out_totals
 from llmlab.batching.loss import FrozenHeadLoss
@@ -156,13 +156,13 @@ def test_other_ways_stay_there_too(settings, card, start):
 def test_which_ways_are_bit_for_bit(batching, sizes, dtype, capability, expected, monkeypatch):
     with a_card(monkeypatch, capability):
         sample = torch.empty(0, dtype=dtype, device="cuda:0")
-        reason = attention.unordered_sums(batching, SimpleNamespace(**sizes), sample)
+        reason = alone.unordered_sums(batching, SimpleNamespace(**sizes), sample)
         assert (reason is None) if expected is None else expected in reason
         ways = attention.choose_way(torch.empty((1, 2, 5, 64), dtype=dtype, device="cuda:0"),
                                     torch.empty((1, 2, 5, 64)), None, None, sizes.get("attention_dropout", 0))
         if batching == "tree" and "head_dim" not in sizes:
             assert (ways == "dense") is (reason is not None), "as the layers will choose"
-    assert attention.unordered_sums(batching, SimpleNamespace(**sizes), torch.empty(0, dtype=dtype)) is None, "on a CPU all are"
+    assert alone.unordered_sums(batching, SimpleNamespace(**sizes), torch.empty(0, dtype=dtype)) is None, "on a CPU all are"
 
 
 def test_bits_are_not_compared_where_there_is_no_order(tmp_path):

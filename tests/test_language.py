@@ -28,13 +28,13 @@ ASKED = {  # what is typed -> exit status, a word of the answer
     "train -p dataset lab-ko-instrukt": (2, "프리셋"),
     "train -p learning_rate fast": (2, "learning_rate"),
     "train -p use_peft false -p load_in_4bit true": (2, "양자화"),
-    "train -p prompt labb": (2, "prompt"),
-    "train -p task mcr": (2, "task"),
+    "train -p prompt labb": (2, "prompt='labb'"),
+    "train -p task mcr": (2, "task='mcr'"),
     "train -p lr_scheduler_type constant -p warmup_steps 5": (2, "warmup_steps"),
     "chat no-such-run": (2, "no-such-run"),
     "resume no-such-run": (2, "no-such-run"),
     "trian": (2, "없는 명령"),
-    "export no-such-run": (2, "no-such-run"),
+    "export no-such-run": (2, "옵션이 빠졌습니다"),
 }
 
 

@@ -36,7 +36,7 @@ EXPORT = re.compile(r"^(#\|\s*(exports?|exporti|exec_doc)\b|show_doc\()", re.MUL
 
 
 def committed_pages(root: Path, pattern: str) -> list[Path]:
-    "List the pages of runs or comparisons that are committed, newest first: what git does not know is not for others to read."
+    "List the pages of runs or comparisons that are committed, newest first; what git does not know is not shown."
     listed = subprocess.run(["git", "-C", root, "ls-files", "-z", "--", pattern], capture_output=True, text=True)
     pages = [root / name for name in listed.stdout.split("\0") if name.count("/") == pattern.count("/")]
     return sorted((page for page in pages if page.is_file()), reverse=True)
@@ -99,7 +99,8 @@ def write_records(root: Path, notebooks: Path) -> int:
         links = {page: f"{there}{page.parent.name}.html" for page in [*pages, *comparisons]}
         lines = ["---", f"title: {title}", f"description: {description}", "toc-depth: 2", "---", "", introduction, ""]
         if pages:
-            lines += [f"| {' | '.join(heads)} | |", "|---|---|---|---|", *(record_row(page, links[page]) for page in pages), ""]
+            rows = [record_row(page, links[page]) for page in pages]
+            lines += [f"| {' | '.join(heads)} | |", "|---|---|---|---|", *rows, ""]
         else:
             lines += [none, ""]
         if comparisons:
@@ -114,7 +115,7 @@ def write_records(root: Path, notebooks: Path) -> int:
 
 
 def split_title(cell: dict) -> list[dict]:
-    "Give what follows a title and subtitle a cell of its own: nbdev turns the cell of the title into front matter, and drops the rest."
+    "Give what follows a title and subtitle a cell of its own, since nbdev drops what stands under them in theirs."
     lines = "".join(cell["source"]).splitlines(keepends=True)
     if cell["cell_type"] != "markdown" or not lines or not lines[0].startswith("# "):
         return [cell]

@@ -26,7 +26,10 @@ TABLES = {  # functions that make a table or a report: all words in them are sho
     "table_of", "text_histogram",
 }
 KEYWORDS = {"help", "short_help", "epilog", "reason"}
-HELD = ["activations", "logits", "framework"]  # what a plan counts under a name that it makes as it goes
+HELD = [  # what a plan counts under a name that it makes as it goes, and its phases of one word
+    "activations", "logits", "framework", "Memory at its peak: training", "Memory at its peak: evaluation",
+    "peak of training", "peak of evaluation",
+]
 STAGES = ROOT / "nbs" / "train.ipynb"  # its headings are what `llmlab train` says it is at
 VALUES = {"_TOKEN_FACTS", "_TOKEN_NOTES", "_NEEDS", "KNOBS_HEADING"}  # whose values are shown
 NAMES = {"GROUPS", "EXAMPLES", "SAVE_MEMORY", "_FAULTS"}  # tables of text that is shown

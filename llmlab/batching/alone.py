@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SWITCHES', 'CANNOT_TAKE_PACKS', 'Switch', 'length_switch', 'Measure', 'measure', 'probe_steps', 'outlier_threshold',
-           'pass_problem', 'model_problem', 'idle_layers', 'forest_problem', 'embedding_noise', 'make_batcher']
+           'pass_problem', 'model_problem', 'idle_layers', 'forest_problem', 'embedding_noise', 'make_batcher',
+           'unordered_sums', 'bit_facts']
 
 # %% ../../nbs/03_batching/07_alone.ipynb #batching-alone-imports
 import warnings
@@ -17,7 +18,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .attention import forest_attention, forest_mode
+from .attention import forest_attention, forest_mode, has_flash
 from .batcher import Batcher, choose_pack_tokens
 from .loss import find_head, loss_of_answers
 from ..common.errors import LabError, concerns_memory, first_line
@@ -342,3 +343,40 @@ def _check_passes(config, model, batcher, arguments):
                        f"{problem}. Set padding_side={'left' if batcher.side == 'right' else 'right'}; "
                        "or padding=longest, per_device_train_batch_size=1 and per_device_eval_batch_size=1, "
                        "which pads nothing.")
+
+# %% ../../nbs/03_batching/07_alone.ipynb #16ec2edb
+def unordered_sums(
+    batching: str,
+    config,  # of a model, transformers.PreTrainedConfig
+    sample: torch.Tensor,  # of the format and on the device that queries will have
+) -> str | None:  # None: a run comes out the same to the last bit
+    "Say why sums on a GPU may come in any order."
+    if sample.device.type != "cuda":
+        return None
+    heads = [getattr(config, name, None) or 0 for name in ("head_dim", "global_head_dim")]
+    cause = None
+    if batching == "padded":
+        cause = "padded batches"
+    elif getattr(config, "attention_dropout", 0):
+        cause = "packs with attention_dropout"
+    elif not has_flash(sample):
+        capability = ".".join(map(str, torch.cuda.get_device_capability(sample.device)))
+        cause = f"packs in {str(sample.dtype).removeprefix('torch.')} on a card of capability {capability}"
+    elif max(heads) > 256:
+        cause = f"heads of {max(heads)} numbers"
+    return cause and f"{cause} attend under a mask, and that attention's backward pass adds up in any order"
+
+
+def bit_facts(
+    arguments,  # transformers.TrainingArguments
+    model,  # peft.PeftModel or transformers.PreTrainedModel
+    batching: str,
+) -> dict:  # for a record; {} on a CPU, where all are
+    "Say of a run on a GPU whether it comes out the same to the last bit, and why not."
+    if arguments.device.type != "cuda":
+        return {}
+    halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    chosen = [dtype for name, dtype in halves.items() if getattr(arguments, name)]
+    sample = torch.empty(0, dtype=(chosen or [model.dtype])[0], device=arguments.device)
+    reason = unordered_sums(batching, model.config.get_text_config(decoder=True), sample)
+    return {"bit_for_bit": False, "not_bit_for_bit": reason} if reason else {"bit_for_bit": True}

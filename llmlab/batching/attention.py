@@ -6,7 +6,7 @@
 __all__ = ['UNDER_WAY', 'STRIP_ROWS', 'MAX_FLASH_HEAD_SIZE', 'FLEX_BLOCK', 'SMALL_TILES', 'pack_inputs', 'PackUnderWay',
            'row_positions', 'row_ends', 'dense_mask', 'dense_attention', 'Block', 'segment_blocks', 'strip_blocks',
            'merge_part', 'BlockwiseAttention', 'flex_blocks', 'flex_mask', 'compiled_flex', 'flex_forest', 'has_flash',
-           'choose_way', 'unordered_sums', 'forest_attention', 'forest_mode']
+           'choose_way', 'forest_attention', 'forest_mode']
 
 # %% ../../nbs/03_batching/02_attention.ipynb #batching-attention-imports
 import os
@@ -422,28 +422,6 @@ def choose_way(
     if size > 256:
         return "dense"
     return "varlen" if window is None and softcap is None and value_size <= size and size % 8 == 0 else "flex"
-
-
-def unordered_sums(
-    batching: str,
-    config,  # of a model, transformers.PreTrainedConfig
-    sample: torch.Tensor,  # of the format and on the device that queries will have
-) -> str | None:  # None: a run comes out the same to the last bit
-    "Say why sums on a GPU may come in any order: under a mask, torch's attention has no order in its backward pass."
-    if sample.device.type != "cuda":
-        return None
-    heads = [getattr(config, name, None) or 0 for name in ("head_dim", "global_head_dim")]
-    cause = None
-    if batching == "padded":
-        cause = "padded batches"
-    elif getattr(config, "attention_dropout", 0):
-        cause = "packs with attention_dropout"
-    elif not has_flash(sample):
-        capability = ".".join(map(str, torch.cuda.get_device_capability(sample.device)))
-        cause = f"packs in {str(sample.dtype).removeprefix('torch.')} on a card of capability {capability}"
-    elif max(heads) > 256:
-        cause = f"heads of {max(heads)} numbers"
-    return cause and f"{cause} attend under a mask, and that attention's backward pass adds up in any order"
 
 # %% ../../nbs/03_batching/02_attention.ipynb #9a59a230
 def forest_attention(

@@ -84,6 +84,8 @@ def _filled(text):
 
 
 def _inside(content):
-    "Translate what is in a hole; the blanks around it stay."
+    "Translate what is in a hole, unless it is a name; the blanks around it stay."
     word = content.strip()
-    return content.replace(word, _in_korean(word)) if word else content
+    if re.fullmatch(r"[\w.-]*", word):  # of a setting, a model, a file, or nothing
+        return content
+    return content.replace(word, _in_korean(word))

@@ -24,8 +24,7 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from ..batching.alone import embedding_noise, make_batcher
-from ..batching.attention import unordered_sums
+from ..batching.alone import bit_facts, embedding_noise, make_batcher
 from ..batching.batcher import Batcher, batch_mode, choose_group_size, held_out_totals
 from ..batching.forest import Sharing
 from ..batching.loss import find_head, loss_of_answers
@@ -150,19 +149,8 @@ class LabTrainer(Trainer):
         facts["examples_per_step"] = self.examples_per_step
         if self.sampler is not None:
             facts["group_size"] = self.sampler.group_size
-        if self.args.device.type == "cuda":
-            reason = self.unordered_sums()
-            facts["bit_for_bit"] = reason is None
-            if reason:
-                facts["not_bit_for_bit"] = reason
+        facts |= bit_facts(self.args, self.model, self.batcher.batching)
         return {**facts, **vars(self.sharing)}
-
-    def unordered_sums(self) -> str | None:
-        "Say why this run, on a GPU, need not come out the same to the last bit; None where it does."
-        halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        chosen = [dtype for name, dtype in halves.items() if getattr(self.args, name)]
-        sample = torch.empty(0, dtype=(chosen or [self.model.dtype])[0], device=self.args.device)
-        return unordered_sums(self.batcher.batching, self.model.config.get_text_config(decoder=True), sample)
 
     def get_train_dataloader(self):
         "Load whole steps, the same in every process."
