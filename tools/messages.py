@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CATALOGUE = ROOT / "llmlab" / "bundled" / "messages.ko.po"
 CALLS = {
     "LabError", "NoText", "RunFailed", "BadParameters", "warn", "say", "echo", "print", "UsageError", "Finding", "Table",
-    "translate", "drop", "cut", "note",
+    "translate", "drop", "cut", "note", "Check", "_leak", "_check_cuts",
 }
 TABLES = {  # functions that make a table or a report: all words in them are shown
     "_order_problem", "_read_message", "progress_text", "time_left", "_read_pair", "read_conversation",
@@ -23,17 +23,23 @@ TABLES = {  # functions that make a table or a report: all words in them are sho
     "check_report", "check_tokens", "check_training", "check_versions", "check_whole", "comparison_tables",
     "differences", "finding_line", "lines", "list_runs", "make_preview", "measure_table", "model_notes",
     "paired_table", "plan_rows", "preset_table", "presets", "preview_lines", "preview_tables", "score_table",
-    "table_of", "text_histogram",
+    "table_of", "text_histogram", "verify_lines", "_short", "format_epilog", "_caches", "all_notes", "chat_command",
+    "store_splits",
 }
 KEYWORDS = {"help", "short_help", "epilog", "reason"}
 HELD = [  # what a plan counts under a name that it makes as it goes, and its phases of one word
     "activations", "logits", "framework", "Memory at its peak: training", "Memory at its peak: evaluation",
-    "peak of training", "peak of evaluation",
+    "peak of training", "peak of evaluation", "rows {0}", "of this notebook", "Train", "More",
+    "line {0}", "line {0} ({1})", "{0}, line {1}", "{0}, line {1} ({2})", "training: {0}", "training: {0}, {1} alike",
+    "held out: {0}", "{0} ({1}): {2} GiB", "at least {0}", "not valid JSON ({0}, column {1}).", "not valid JSON ({0}, line {1}, column {2}).",
+    "serious", "look", "note", "ok", "FAILS", "disk", "cache", "hub", "DIFFERENT", "same",
+    "training", "held-out", "finished", "failed", "interrupted", "killed", "running", "stopped",
 ]
-STAGES = ROOT / "nbs" / "train.ipynb"  # its headings are what `llmlab train` says it is at
-VALUES = {"_TOKEN_FACTS", "_TOKEN_NOTES", "_NEEDS", "KNOBS_HEADING"}  # whose values are shown
+STAGES = ("train.ipynb", "evaluate.ipynb", "compare.ipynb")  # whose headings are what `llmlab train` says it is at
+VALUES = {"_TOKEN_FACTS", "_TOKEN_NOTES", "_NEEDS", "KNOBS_HEADING", "COMMANDS", "CHECKS"}  # whose values are shown
 NAMES = {"GROUPS", "EXAMPLES", "SAVE_MEMORY", "_FAULTS"}  # tables of text that is shown
 HOLE = re.compile(r"\{(\d+)\}")
+BARE = re.compile(HOLE.pattern + r"[`'\"]*(은|는|이|가|을|를|과|와|으로|로|라는|이라는)(?=[\s,.])")
 FROM_ELSEWHERE = [  # written by click, and headings that have no template of their own
     "Options", "Usage:", "Show this message and exit.", "Show the version and exit.", "[default: {0}]", "[required]",
     "Try {0} for help.", "No such command {0}.", "No such option {0}.", "Did you mean {0}?", "Possible options: {0}",
@@ -41,6 +47,11 @@ FROM_ELSEWHERE = [  # written by click, and headings that have no template of th
     "Option {0} requires {1} arguments.", "Option {0} does not take a value.", "Got unexpected extra argument ({0})",
     "Got unexpected extra arguments ({0})", "Invalid value for {0}: {1}", "{0} is not a valid {1}.",
     "{0} is not one of {1}.", "{0} is not in the range {1}.",
+    "input should be {0}", "input should be a valid {0}", "input should be a valid {0}, unable to parse string as {1}",
+    "input should be a valid {0}, got a number with a fractional part", "input should be a finite number",
+    "input should be a valid boolean, unable to interpret input", "input should be less than {0}",
+    "input should be greater than {0}", "input should be less than or equal to {0}",
+    "input should be greater than or equal to {0}",
 ]
 
 
@@ -92,6 +103,10 @@ def words_of(function) -> list[str]:
             found += sentences(node.value)
         elif isinstance(node, ast.Dict):
             found += [text for part in node.keys if part for text in sentences(part)]
+        elif isinstance(node, (ast.ListComp, ast.GeneratorExp)):
+            found += sentences(node.elt)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "append":
+            found += [text for part in node.args for text in sentences(part)]
     has_words, is_name = re.compile("[A-Za-z]{2,}"), re.compile(r"[\w.]*_")
     return [text for text in found if has_words.search(HOLE.sub("", text)) and not is_name.match(text)]
 
@@ -124,7 +139,9 @@ def of_module(tree) -> list[str]:
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in NAMES:
             value = node.value
             found += [key.value for key in value.keys] if node.targets[0].id == "GROUPS" else sentences(value)
-        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "reason":
+        elif isinstance(node, ast.Subscript) and getattr(node.value, "attr", "") == "remarks":
+            found += sentences(node.slice)
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("reason", "note"):
             found += sentences(node.value)
         elif isinstance(node, ast.FunctionDef) and is_command(node):
             found += (ast.get_docstring(node) or "").split("\n\n")
@@ -153,9 +170,10 @@ def is_message(text: str) -> bool:
 def messages() -> dict[str, str]:
     "List every message with the module it comes from."
     found = {text: "click" for text in FROM_ELSEWHERE} | {text: "llmlab/experiment/meter.py" for text in HELD}
-    for cell in json.loads(STAGES.read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] == "markdown":
-            found |= {heading: "nbs/train.ipynb" for heading in re.findall("(?m)^## (.+)$", "".join(cell["source"]))}
+    for name in STAGES:
+        for cell in json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "markdown":
+                found |= {heading: f"nbs/{name}" for heading in re.findall("(?m)^## (.+)$", "".join(cell["source"]))}
     for path in sorted((ROOT / "llmlab").rglob("*.py")):
         if path.name != "_modidx.py":
             tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -174,8 +192,12 @@ def problems(found: dict[str, str], known: Catalog) -> list[str]:
     said = {message.id: message.string for message in known if message.id}
     faults = [f"no Korean: {text} ({place})" for text, place in found.items() if not said.get(text)]
     faults += [f"stale: {text}" for text in said if text not in found]
-    return faults + [f"other holes: {text}" for text, korean in said.items()
-                     if korean and not set(HOLE.findall(korean)) == set(HOLE.findall(text))]
+    for text, korean in said.items():
+        if korean and not set(HOLE.findall(korean)) == set(HOLE.findall(text)):
+            faults.append(f"other holes: {text}")
+        if BARE.search(korean or ""):
+            faults.append(f"a particle of one form on a hole (write both, as 은(는)): {text}")
+    return faults
 
 
 def main() -> int:

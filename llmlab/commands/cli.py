@@ -424,7 +424,8 @@ def compare(runs, source, mlflow_tracking_uri, notebook, output_dir, as_json):
                 for table in tables]
         answer_json({"runs": records, "tables": rows})
     for table in tables:
-        say(f"{table.title}: {table.note}" if table.note else table.title)
+        note = f": {translate(table.note)}" if table.note else ""
+        say(translate(table.title) + note)
         say(text_table(table.head, table.rows) + "\n" if table.rows else "")
     if notebook:
         parameters = {"runs": list(runs), "source": source, "output_dir": output_dir,

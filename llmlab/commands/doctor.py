@@ -24,6 +24,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from ..common.device import has_gpu
+from ..common.display import padded
 from ..common.errors import brief, first_line, plain, without_secrets
 from ..common.files import output_folder, project_root
 from ..common.language import translate
@@ -268,7 +269,8 @@ def has_failed(findings: list[Finding]) -> bool:
 
 def finding_line(finding: Finding) -> str:
     "Write a finding for a terminal."
-    return f"{finding.verdict:<6} {finding.name:<10} {translate(finding.says)}"
+    verdict, name = translate(finding.verdict), translate(finding.name)
+    return f"{padded(verdict, 6)} {padded(name, 10)} {translate(finding.says)}"
 
 
 def report_facts(findings: list[Finding]) -> dict:

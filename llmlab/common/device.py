@@ -13,6 +13,7 @@ import sys
 import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
+from .language import translate
 
 # %% ../../nbs/13_common/03_device.ipynb #common-device-quiet
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -28,7 +29,7 @@ _with_place = warnings.formatwarning
 def _remark(message, category, filename, lineno, line=None):
     "Give a warning of the lab's own as its sentence, and somebody else's with its place."
     own = filename.startswith(os.path.join(sys.modules["llmlab"].__path__[0], ""))
-    return f"Note: {message}\n" if own else _with_place(message, category, filename, lineno, line)
+    return f"{translate(f'Note: {message}')}\n" if own else _with_place(message, category, filename, lineno, line)
 
 
 warnings.formatwarning = _remark

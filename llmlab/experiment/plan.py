@@ -16,13 +16,12 @@ from pathlib import Path
 
 import psutil
 import torch
-from wcwidth import wcswidth
 
 from ..batching.alone import CANNOT_TAKE_PACKS
 from ..batching.batcher import choose_pack_tokens, choose_target_tokens
 from ..common.cards import CARDS, Card, find_card
 from ..common.device import as_if_on, has_gpu, planned_card
-from ..common.display import show_table
+from ..common.display import padded, show_table
 from ..common.errors import LabError, first_line
 from ..common.language import translate
 from ..config.passed import idle_remark
@@ -423,5 +422,4 @@ def plan_line(row: list[str]) -> str:
     label, *value = map(translate, row)
     if not value:
         return f"\n{label}"
-    blanks = " " * max(0, LABEL_COLUMNS - wcswidth(label))
-    return f"  {label}{blanks} {value[0]}"
+    return f"  {padded(label, LABEL_COLUMNS)} {value[0]}"

@@ -18,7 +18,7 @@ from itertools import chain, groupby, islice
 
 import datasets
 
-from ..common.display import figure_html, show_table, text_table, use_korean_font
+from ..common.display import figure_html, padded, show_table, text_table, use_korean_font
 from ..common.language import translate
 from ..common.errors import LabError, first_line, label
 from ..config.schema import ExperimentConfig
@@ -325,14 +325,14 @@ def finding_lines(
     places: int = 5,  # that are named
 ) -> list[str]:
     "Write a finding for a terminal."
-    level = f"{finding.level:<8}"
+    level = padded(translate(finding.level), 8)
     if color:
         level = f"\x1b[{_LEVEL_COLORS[finding.level]}m{level}\x1b[0m"
     rows = f"{finding.rows:,} " if finding.rows else ""
     lines = [f"{level} {rows}{translate(finding.what)}"]
     indent = " " * 9
     if finding.where:
-        where = [place.replace(known, "") for place in finding.where[:places]]
+        where = [translate(place.replace(known, "")) for place in finding.where[:places]]
         if finding.rows > places:
             where.append("...")
         lines.append(indent + "; ".join(where))

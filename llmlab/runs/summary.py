@@ -16,6 +16,7 @@ from pathlib import Path
 from ..common.display import figure_html, use_korean_font
 from ..common.errors import label, plain
 from ..common.files import find_path, to_yaml_line
+from ..common.language import language
 from ..common.settings import CacheSettings, OutputSettings
 from ..config.schema import ExperimentConfig, default_of
 from ..evaluation.show import is_right, measure_words
@@ -242,7 +243,7 @@ def card_title(card: dict) -> str:
 
 def card_text(card: dict) -> str:
     "Write a card for a terminal."
-    return _templates().get_template("card.txt.jinja").render(card=card)
+    return _templates().get_template("card.txt.jinja").render(card=card, korean=language() == "ko")
 
 
 def card_markdown(card: dict) -> str:
