@@ -424,8 +424,7 @@ def compare(runs, source, mlflow_tracking_uri, notebook, output_dir, as_json):
                 for table in tables]
         answer_json({"runs": records, "tables": rows})
     for table in tables:
-        note = f": {translate(table.note)}" if table.note else ""
-        say(translate(table.title) + note)
+        say(": ".join(map(translate, filter(None, [table.title, table.note]))))
         say(text_table(table.head, table.rows) + "\n" if table.rows else "")
     if notebook:
         parameters = {"runs": list(runs), "source": source, "output_dir": output_dir,

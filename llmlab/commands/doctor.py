@@ -24,7 +24,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from ..common.device import has_gpu
-from ..common.display import padded
+from ..common.display import widened
 from ..common.errors import brief, first_line, plain, without_secrets
 from ..common.files import output_folder, project_root
 from ..common.language import translate
@@ -270,7 +270,7 @@ def has_failed(findings: list[Finding]) -> bool:
 def finding_line(finding: Finding) -> str:
     "Write a finding for a terminal."
     verdict, name = translate(finding.verdict), translate(finding.name)
-    return f"{padded(verdict, 6)} {padded(name, 10)} {translate(finding.says)}"
+    return f"{widened(verdict, 6)} {widened(name, 10)} {translate(finding.says)}"
 
 
 def report_facts(findings: list[Finding]) -> dict:

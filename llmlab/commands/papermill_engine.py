@@ -146,9 +146,6 @@ class RunFailed(LabError, click.ClickException):
     def __init__(self, message: str):
         click.ClickException.__init__(self, message)
 
-    def format_message(self):
-        return translate(self.message)
-
 
 class LabEngine(NBClientEngine):
     "papermill's own engine, with parameters checked before and the record closed after."
@@ -177,8 +174,7 @@ class LabEngine(NBClientEngine):
         except BaseException as problem:  # such as a kernel that ended when it was asked to
             if signals or isinstance(problem, KeyboardInterrupt):
                 way_on = "`llmlab resume` goes on with" if kind == "train" else "The record is in"
-                told = translate(f"Interrupted. {way_on} {attempt.folder}.")
-                print(f"\n{told}", file=sys.stderr)
+                print("\n" + translate(f"Interrupted. {way_on} {attempt.folder}."), file=sys.stderr)
                 raise KeyboardInterrupt from None
             error = _failure(problem, attempt.folder)
             raise RunFailed(error) from None
@@ -349,9 +345,8 @@ def _end_gracefully(folder, kind):
             if kind == "train" and not signals and process not in (None, os.getpid()):
                 signals.append(number)
                 os.kill(process, signal.SIGTERM)
-                told = translate("Ending; a training saves a checkpoint after the step under way. "
-                                 "Once more ends it at once.")
-                print(f"\n{told}", file=sys.stderr)
+                print("\n" + translate("Ending; a training saves a checkpoint after the step under way. Once more ends "
+                                       "it at once."), file=sys.stderr)
                 return
         raise KeyboardInterrupt
 

@@ -83,6 +83,10 @@ class LabError(ValueError):
         text = plain(without_secrets(str(message)))
         super().__init__(re.sub(ENDLESS_WORD, r"\1...\2", text))
 
+    def format_message(self):
+        "Tell click what to show of it, where this is one of its errors too."
+        return translate(str(self))
+
     def _render_traceback_(self):
         "Tell IPython what to show of it: the message, without the lab's own lines that led to it."
         return shown_lines(f"{type(self).__name__}: {translate(str(self))}")

@@ -21,7 +21,7 @@ from ..batching.alone import CANNOT_TAKE_PACKS
 from ..batching.batcher import choose_pack_tokens, choose_target_tokens
 from ..common.cards import CARDS, Card, find_card
 from ..common.device import as_if_on, has_gpu, planned_card
-from ..common.display import padded, show_table
+from ..common.display import show_table, widened
 from ..common.errors import LabError, first_line
 from ..common.language import translate
 from ..config.passed import idle_remark
@@ -422,4 +422,4 @@ def plan_line(row: list[str]) -> str:
     label, *value = map(translate, row)
     if not value:
         return f"\n{label}"
-    return f"  {padded(label, LABEL_COLUMNS)} {value[0]}"
+    return f"  {widened(label, LABEL_COLUMNS)} {value[0]}"

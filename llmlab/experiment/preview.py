@@ -18,7 +18,7 @@ from itertools import chain, groupby, islice
 
 import datasets
 
-from ..common.display import figure_html, padded, show_table, text_table, use_korean_font
+from ..common.display import figure_html, show_table, text_table, use_korean_font, widened
 from ..common.language import translate
 from ..common.errors import LabError, first_line, label
 from ..config.schema import ExperimentConfig
@@ -325,7 +325,7 @@ def finding_lines(
     places: int = 5,  # that are named
 ) -> list[str]:
     "Write a finding for a terminal."
-    level = padded(translate(finding.level), 8)
+    level = widened(translate(finding.level), 8)
     if color:
         level = f"\x1b[{_LEVEL_COLORS[finding.level]}m{level}\x1b[0m"
     rows = f"{finding.rows:,} " if finding.rows else ""

@@ -23,9 +23,8 @@ from pathlib import Path
 
 from ..common.device import device_for_model, has_bfloat16, has_gpu
 from ..common.display import show_table
-from ..common.errors import LabError, brief, closest, first_line, label
+from ..common.errors import LabError, brief, closest, first_line, label, translate
 from ..common.files import find_path, trusted
-from ..common.language import translate
 from ..common.settings import ModelSettings, TokenizerSettings, WeightSettings, takes_settings
 from .experts import count_numbers, model_notes
 from .clock import with_day

@@ -16,9 +16,8 @@ import threading
 from pathlib import Path
 from typing import Iterator
 
-from ..common.errors import LabError, closest
+from ..common.errors import LabError, closest, translate
 from ..common.files import find_path, read_text
-from ..common.language import translate
 from ..common.settings import AnswerSettings, takes_settings
 from ..data.rows import compose_hangul
 from ..evaluation.generation import answer_text, before_stop, generation_settings

@@ -23,9 +23,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from ..common.errors import LabError, brief, closest, first_line, label
+from ..common.errors import LabError, brief, closest, first_line, label, translate
 from ..common.files import bundled, find_path, output_folder, parse_json, project_root, read_json_lines, read_text
-from ..common.language import translate
 from ..common.session import listen
 from ..config.load import config_from_yaml, make_config
 from ..config.schema import ExperimentConfig, default_of

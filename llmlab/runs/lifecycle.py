@@ -22,7 +22,6 @@ from transformers import TrainerCallback
 from ..common.display import html_table
 from ..common.errors import label
 from ..common.files import bundled_table, output_folder, project_root, write_atomic, write_json_lines
-from ..common.language import translate
 from ..common.session import listen
 from ..config.load import make_config
 from ..config.schema import ExperimentConfig

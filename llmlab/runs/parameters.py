@@ -14,7 +14,6 @@ from pathlib import Path
 import click
 
 from ..common.errors import LabError
-from ..common.language import translate
 from ..common.settings import LoraSettings, TrainingSettings, WatchSettings, coerce
 from ..config.load import make_config, unknown_parameter
 from ..config.schema import ExperimentConfig, default_of
@@ -153,9 +152,6 @@ class BadParameters(LabError, click.UsageError):
 
     def __init__(self, message: str):
         click.UsageError.__init__(self, message)
-
-    def format_message(self):
-        return translate(self.message)
 
 # %% ../../nbs/06_runs/06_parameters.ipynb #e95df3e1
 def check_names(config: ExperimentConfig):

@@ -14,9 +14,8 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..common.errors import LabError, without_secrets
+from ..common.errors import LabError, without_secrets, translate
 from ..common.files import read_json_lines, remove, write_atomic, write_json_lines
-from ..common.language import translate
 from ..config.load import config_to_yaml
 from ..config.schema import ExperimentConfig, default_of
 from ..experiment.extensions import load_extensions

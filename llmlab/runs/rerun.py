@@ -11,9 +11,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ..common.errors import LabError, first_line
+from ..common.errors import LabError, first_line, translate
 from ..common.files import output_folder, parse_json, read_json_lines, write_json
-from ..common.language import translate
 from ..common.settings import CacheSettings, OutputSettings
 from ..config.load import config_from_yaml
 from ..config.schema import default_of

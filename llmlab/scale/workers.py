@@ -27,9 +27,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..common.device import has_gpu
-from ..common.errors import LabError
+from ..common.errors import LabError, translate
 from ..common.files import output_folder, project_root, read_json_lines, write_atomic, write_json_lines
-from ..common.language import translate
 from ..config.arguments import takes_parameters
 from ..config.load import config_from_yaml
 from ..config.schema import ExperimentConfig, default_of
