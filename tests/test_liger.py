@@ -20,7 +20,7 @@ from llmlab.models.checkpoints import locate_model
 from llmlab.models.testing import save_tiny_checkpoint, tiny_model
 from llmlab.training.trainer import build_model, training_arguments
 
-FAMILIES = {"llama": "LigerRMSNorm", "qwen3": "LigerRMSNorm", "gemma3_text": "LigerRMSNorm"}
+FAMILIES = ("llama", "qwen3", "gemma3_text")
 installed = all(map(importlib.util.find_spec, ("liger_kernel", "triton")))
 needs_liger = pytest.mark.skipif(not installed, reason="Liger's kernels are not installed: pip install liger-kernel triton")
 
@@ -113,5 +113,5 @@ def test_what_they_compute_over_trees():
     assert [line["family"] for line in lines] == [*FAMILIES]
     for line in lines:
         assert 0 < line["difference"] < 1e-6 and line["passed"] and line["gradients"] < 1e-6, line
-        assert FAMILIES[line["family"]] in line["kinds"] and line["same_forward"], line
+        assert line["has_norms"] and line["same_forward"], line
         assert line["replaced"] and not line["left"], line
