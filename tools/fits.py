@@ -40,16 +40,16 @@ def way(preset, card) -> str:
 
 
 def table(heading: str) -> str:
-    """Write the table; models that take the same stand on one line."""
+    """Write the table, the smallest models first; those that fit in the same way stand on one line."""
     lines = {}
     for name, preset in MODELS.items():
         memory = known_memory(preset)
         row = tuple(way(preset, CARDS[card]) for card in SHOWN) if memory else None
         if row:
-            lines.setdefault((memory["train_bfloat16"], memory["train_4bit"], row), []).append(name)
+            lines.setdefault(row, []).append((memory["train_bfloat16"], name))
     rows = [[heading, *SHOWN], ["---", *[":-:"] * len(SHOWN)]]
-    for (_, _, row), names in sorted(lines.items()):
-        rows.append([", ".join(names), *row])
+    for row, models in sorted(lines.items(), key=lambda line: min(line[1])):
+        rows.append([", ".join(name for _, name in sorted(models)), *row])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
