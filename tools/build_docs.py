@@ -62,6 +62,11 @@ def record_row(page: Path, link: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def front_matter(title: str, description: str, introduction: str) -> list[str]:
+    "Write the beginning of a page."
+    return ["---", f"title: {title}", f"description: {description}", "toc-depth: 2", "---", "", introduction, ""]
+
+
 GALLERY = {  # folder -> title, description, introduction, heads of the table, what else there is, how to add one
     "records": (
         "Gallery", "Executed experiments, each a page with its settings, curves, scores and answers.",
@@ -94,10 +99,11 @@ def write_records(root: Path, notebooks: Path) -> int:
         (notebooks / folder).mkdir(exist_ok=True)
     for page in [*pages, *comparisons]:
         shutil.copy(page, notebooks / "records" / f"{page.parent.name}.html")
+    cards = {page: run_card(page.parent) for page in pages}
     for folder, (title, description, introduction, heads, none, beside, add) in GALLERY.items():
         there = "" if folder == "records" else "../records/"
         links = {page: f"{there}{page.parent.name}.html" for page in [*pages, *comparisons]}
-        lines = ["---", f"title: {title}", f"description: {description}", "toc-depth: 2", "---", "", introduction, ""]
+        lines = front_matter(title, description, introduction)
         if pages:
             rows = [record_row(page, links[page]) for page in pages]
             lines += [f"| {' | '.join(heads)} | |", "|---|---|---|---|", *rows, ""]
@@ -106,8 +112,7 @@ def write_records(root: Path, notebooks: Path) -> int:
         if comparisons:
             named = ", ".join(f"[{page.parent.name}]({links[page]})" for page in comparisons)
             lines += [f"{beside}: {named}.", ""]
-        for page in pages:
-            card = run_card(page.parent)
+        for page, card in cards.items():
             lines += [f"## [{card_title(card)}]({links[page]})", "", card_markdown(card), ""]
         name = "index.qmd" if folder == "records" else "gallery.qmd"
         (notebooks / folder / name).write_text("\n".join([*lines, add, ""]), encoding="utf-8")
@@ -194,7 +199,7 @@ def write_settings(root: Path, notebooks: Path) -> None:
     }
     for path, (title, description, introduction, default) in pages.items():
         is_korean = path.parent.name == "ko"
-        lines = ["---", f"title: {title}", f"description: {description}", "toc-depth: 2", "---", "", introduction, ""]
+        lines = front_matter(title, description, introduction)
         for section, comments in field_comments().items():
             lines += [f"## {korean['sections'][section] if is_korean else section}", ""]
             for name, comment in comments.items():
@@ -223,7 +228,7 @@ def write_recipes(notebooks: Path) -> None:
                "그곳", "여기", "옮기지 않는 것", "이유", "적혀 있지 않으면"),
     }
     for folder, (title, description, introduction, there, here, left, why, unsaid) in words.items():
-        lines = ["---", f"title: {title}", f"description: {description}", "toc-depth: 2", "---", "", introduction, ""]
+        lines = front_matter(title, description, introduction)
         for tool, entry in table["tools"].items():
             lines += [f"## {tool}", "", f"| {there} | {here} |", "|---|---|"]
             lines += [f"| `{theirs}` | `{ours}` |" for theirs, ours in entry["names"].items()]
@@ -396,6 +401,16 @@ def mend_links(processed: Path, names: dict[str, str], settings) -> None:
         path.write_text(LINK.sub(mend, path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def add_pages(root: Path, notebooks: Path) -> int:
+    "Write the pages that are made of the project's own tables and records, and prepare the others; count the records."
+    records = write_records(root, notebooks)
+    write_settings(root, notebooks)
+    write_recipes(notebooks)
+    switch_languages(notebooks)
+    prepare_notebooks(notebooks)
+    return records
+
+
 def build(root: Path = ROOT) -> list[str]:
     "Build the site and return what is wrong with it, such as links that lead nowhere."
     with tempfile.TemporaryDirectory(prefix="llmlab-docs-") as folder:
@@ -405,11 +420,7 @@ def build(root: Path = ROOT) -> list[str]:
         for name in ("nbs", "llmlab", "tools"):
             shutil.copytree(root / name, copy / name, ignore=ignore)
         shutil.copy(root / "settings.ini", copy)
-        records = write_records(root, copy / "nbs")
-        write_settings(root, copy / "nbs")
-        write_recipes(copy / "nbs")
-        switch_languages(copy / "nbs")
-        prepare_notebooks(copy / "nbs")
+        records = add_pages(root, copy / "nbs")
         processed = process_notebooks(copy)
         from nbdev.config import get_config
         from smalldocs.site import build as render
@@ -435,11 +446,7 @@ def main() -> int:
     parser.add_argument("--for-quarto", action="store_true",
                         help="only make nbs/ ready for nbdev_docs, IN PLACE: meant for a throw-away checkout")
     if parser.parse_args().for_quarto:
-        records = write_records(ROOT, ROOT / "nbs")
-        write_settings(ROOT, ROOT / "nbs")
-        write_recipes(ROOT / "nbs")
-        switch_languages(ROOT / "nbs")
-        prepare_notebooks(ROOT / "nbs")
+        records = add_pages(ROOT, ROOT / "nbs")
         write_sidebar(ROOT / "nbs")
         print(f"nbs/ is ready for nbdev_docs, with {records} records.")
         return 0
