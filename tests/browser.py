@@ -5,27 +5,17 @@ import json
 import os
 import shutil
 import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 import websocket
+from waiting import PATIENCE, wait_for
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-PATIENCE = 300  # seconds until something counts as stuck
 PICTURES = os.environ.get("LLMLAB_SHOTS")  # a folder: the tests leave there what the browser showed
 KEYS = {"Tab": 9, "Enter": 13, "End": 35, "Home": 36}  # with their numbers
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the path: nothing is opened in a browser")
-
-
-def wait_for(condition, what, seconds=PATIENCE):
-    """Ask until the answer is true, and return it."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"still waiting for {what() if callable(what) else what}"
-        time.sleep(0.2)
-    return value
 
 
 class Browser:

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import nbformat
 import pytest
-from browser import wait_for
 from jupyter_client.manager import start_new_kernel
+from waiting import PATIENCE, wait_for
 
 from llmlab.config.schema import default_of
 from llmlab.models.testing import save_tiny_checkpoint
@@ -26,7 +26,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 from lab import MINE, OPTIONS, SETTINGS, copy_notebook  # noqa: E402
 TRAIN = ROOT / "nbs" / "train.ipynb"
-PATIENCE = 300  # seconds until a kernel counts as stuck
 SMALL = {
     "dataset": "lab-ko-mrc", "max_train_samples": 16, "max_eval_samples": 4, "num_samples": 2, "max_new_tokens": 8,
     "max_steps": 3, "dtype": "float32", "max_length": 512,
@@ -398,7 +397,6 @@ def test_an_afternoon_in_a_browser(jupyterlab):
     browser.picture("lab_mistake")
     assert "Traceback" not in browser.text() and "LabError: " in browser.text()
     assert len(list(project.glob("runs/*/record.json"))) == 2
-
 
     browser.open(link)
     for seen in ("tiny-llama was trained on lab-ko-mrc", "held-out loss", "exact match", "Questions and answers",

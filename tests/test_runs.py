@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from waiting import PATIENCE, wait_for
 
 from llmlab.config.schema import ExperimentConfig, parameters_cell
 from llmlab.config.load import config_from_yaml
@@ -25,7 +26,6 @@ from llmlab.training.checkpoints import newest_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs" / "train.ipynb"
-PATIENCE = 300  # seconds until a command counts as stuck
 PAPERMILL, TRAIN = ("papermill", "train.ipynb"), ("llmlab", "train")
 SMALL = {"max_train_samples": 16, "max_eval_samples": 4, "num_samples": 2, "max_new_tokens": 8, "max_steps": 3}
 # would change what a run does
@@ -530,15 +530,6 @@ def is_alive(process_id):
     return "Z" not in subprocess.run(
         ["ps", "-o", "stat=", "-p", str(process_id)], capture_output=True, text=True
     ).stdout
-
-
-def wait_for(condition, what, seconds=PATIENCE):
-    """Wait until a condition holds, and return what it returned."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"still waiting for {what}"
-        time.sleep(0.2)
-    return found
 
 
 def test_termination_is_recorded(finished, output, tiny):

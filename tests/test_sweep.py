@@ -4,11 +4,11 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from waiting import PATIENCE, wait_for
 
 from llmlab.models.testing import save_tiny_checkpoint
 
@@ -20,7 +20,6 @@ from llmlab.scale.sweep_points import make_sweep  # noqa: E402
 from llmlab.scale.trial import trial_states  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE = 300  # seconds until something counts as stuck
 SMALL = {
     "max_train_samples": 16, "max_eval_samples": 4, "num_samples": 1, "max_new_tokens": 4, "eval_strategy": "steps"
 }
@@ -39,15 +38,6 @@ def sweep(*options, **parameters):
         words(*options, **parameters), cwd=ROOT, env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
         capture_output=True, timeout=PATIENCE
     )
-
-
-def wait_for(condition, what):
-    """Wait until a condition holds, and return what it returned."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"still waiting for {what}"
-        time.sleep(0.2)
-    return found
 
 
 def record_of(folder, state):
