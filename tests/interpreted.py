@@ -15,7 +15,8 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from llmlab.batching.batcher import Batcher
-from llmlab.models.adapters import REPLACED, leave_liger, prepare_full, use_liger
+from llmlab.models.adapters import prepare_full, use_liger
+from llmlab.models.checkpoints import REPLACED, leave_liger
 from llmlab.models.testing import tiny_model
 from llmlab.tokens.tokenize import Example
 from llmlab.training.gradients import compare_gradients

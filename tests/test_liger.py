@@ -16,7 +16,7 @@ from llmlab.common.errors import LabError
 from llmlab.config.load import make_config
 from llmlab.config.passed import LIGER_PARTS
 from llmlab.models import adapters
-from llmlab.models.checkpoints import locate_model
+from llmlab.models.checkpoints import leave_liger, locate_model
 from llmlab.models.testing import save_tiny_checkpoint, tiny_model
 from llmlab.training.trainer import build_model, training_arguments
 
@@ -32,7 +32,7 @@ def liger(monkeypatch):
 
     def apply_to_llama(model, **chosen):
         asked.append(chosen)
-        monkeypatch.setattr(modeling_llama, "LlamaMLP", modeling_llama.LlamaMLP)  # as it was, after the test
+        monkeypatch.setattr(modeling_llama, "LlamaMLP", type("LigerMLP", (modeling_llama.LlamaMLP,), {}))
         modeling_llama.apply_rotary_pos_emb = "Liger's"
 
     made = {name: ModuleType(name) for name in ("liger_kernel", "liger_kernel.transformers", "liger_kernel.transformers.monkey_patch")}
@@ -43,7 +43,7 @@ def liger(monkeypatch):
     made["liger_kernel.transformers"]._apply_liger_kernel_to_instance = apply_to_llama
     monkeypatch.setattr("transformers.integrations.liger.is_liger_kernel_available", lambda: True)
     yield asked
-    adapters.leave_liger()
+    leave_liger()
 
 
 def settings(**training_args):
@@ -84,7 +84,8 @@ def test_they_are_in_the_model_before_it_is_measured_and_never_in_its_loss(liger
         assert liger == [{"rms_norm": False, "cross_entropy": False, "fused_linear_cross_entropy": False}]
         assert not arguments.use_liger_kernel, "or transformers would put them in again, with those of the loss"
         assert modeling_llama.apply_rotary_pos_emb == "Liger's"
-        build_model(make_config({"report_to": []}), locate_model(str(tiny)))
+        model = build_model(make_config({"report_to": []}), locate_model(str(tiny)))
+    assert "LigerMLP" not in repr(model)
     assert modeling_llama.apply_rotary_pos_emb is plain and len(liger) == 1, "the next model is computed as its settings say"
 
 

@@ -18,7 +18,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .attention import forest_attention, forest_mode, has_flash
+from .attention import choose_way, forest_attention, forest_mode, has_flash
 from .batcher import Batcher, choose_pack_tokens
 from .loss import find_head, loss_of_answers
 from ..common.errors import LabError, concerns_memory, first_line
@@ -353,30 +353,29 @@ def unordered_sums(
     "Say why sums on a GPU may come in any order."
     if sample.device.type != "cuda":
         return None
-    heads = [getattr(config, name, None) or 0 for name in ("head_dim", "global_head_dim")]
-    cause = None
+    size = max(getattr(config, name, None) or 0 for name in ("head_dim", "global_head_dim"))
+    query, dropout = sample.new_empty((1, 1, 0, size)), getattr(config, "attention_dropout", 0)
     if batching == "padded":
         cause = "padded batches"
-    elif getattr(config, "attention_dropout", 0):
+    elif choose_way(query, query, None, None, dropout) != "dense":
+        return None
+    elif dropout:
         cause = "packs with attention_dropout"
-    elif not has_flash(sample):
+    elif has_flash(sample):
+        cause = f"heads of {size} numbers"
+    else:
         capability = ".".join(map(str, torch.cuda.get_device_capability(sample.device)))
         cause = f"packs in {str(sample.dtype).removeprefix('torch.')} on a card of capability {capability}"
-    elif max(heads) > 256:
-        cause = f"heads of {max(heads)} numbers"
-    return cause and f"{cause} attend under a mask, and that attention's backward pass adds up in any order"
+    return f"{cause} attend under a mask, and that attention's backward pass adds up in any order"
 
 
 def bit_facts(
-    arguments,  # transformers.TrainingArguments
-    model,  # peft.PeftModel or transformers.PreTrainedModel
+    model,  # peft.PeftModel or transformers.PreTrainedModel, where it is trained
     batching: str,
 ) -> dict:  # for a record; {} on a CPU, where all are
     "Say of a run on a GPU whether it comes out the same to the last bit, and why not."
-    if arguments.device.type != "cuda":
+    if model.device.type != "cuda":
         return {}
-    halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    chosen = [dtype for name, dtype in halves.items() if getattr(arguments, name)]
-    sample = torch.empty(0, dtype=(chosen or [model.dtype])[0], device=arguments.device)
+    sample = torch.empty(0, dtype=getattr(model, "computes_in", None) or model.dtype, device=model.device)
     reason = unordered_sums(batching, model.config.get_text_config(decoder=True), sample)
     return {"bit_for_bit": False, "not_bit_for_bit": reason} if reason else {"bit_for_bit": True}

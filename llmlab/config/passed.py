@@ -187,8 +187,8 @@ def liger_problems(config: ExperimentConfig) -> Iterator[str]:
             yield (f"training_args: liger_kernel_config: {name} has no place here: the lab's own loss takes hidden "
                    "states, and is fused already. Leave it out.")
         elif name not in LIGER_PARTS:
-            yield (f"training_args: liger_kernel_config: {brief(name)} is not known: it may have "
-                   f"{', '.join(LIGER_PARTS)}.")
+            known = ", ".join(LIGER_PARTS)
+            yield f"training_args: liger_kernel_config: {brief(name)} is not known: it may have {known}."
     if wanted and not importlib.util.find_spec("liger_kernel"):
         yield ("training_args: use_liger_kernel=True wants a package that is not installed: "
                "`pip install liger-kernel`, or leave it out.")

@@ -33,9 +33,7 @@ from ..common.device import has_gpu, own_cards, peak_memory, return_freed_memory
 from ..common.errors import LabError
 from ..config.passed import LIGER_ARGS, idle_remark
 from ..config.schema import ExperimentConfig
-from llmlab.models.adapters import (
-    add_lora, add_tokens, check_targets, choose_targets, leave_liger, prepare_full, use_liger,
-)
+from ..models.adapters import add_lora, add_tokens, check_targets, choose_targets, prepare_full, use_liger
 from llmlab.models.checkpoints import (
     Checkpoint, choose_dtype, compute_in_half, load_base_model, load_tokenizer, make_quantization, master_weights,
 )
@@ -68,9 +66,7 @@ def build_model(
     dtype = choose_dtype(config.dtype, config.fp16)
     base = load_base_model(checkpoint.path, dtype, make_quantization(dtype, config))
     check_token_ids(config.generation_args, base.config.get_text_config(decoder=True).vocab_size, "generation_args")
-    leave_liger()
-    if config.training_args.get("use_liger_kernel"):
-        use_liger(base, config.training_args.get("liger_kernel_config"))
+    use_liger(base, *map(config.training_args.get, LIGER_ARGS))
     new_token_ids = []
     if config.new_tokens:
         tokenizer = load_tokenizer(checkpoint.path, tokenizer_args=config.tokenizer_args)
@@ -149,8 +145,7 @@ class LabTrainer(Trainer):
         facts["examples_per_step"] = self.examples_per_step
         if self.sampler is not None:
             facts["group_size"] = self.sampler.group_size
-        facts |= bit_facts(self.args, self.model, self.batcher.batching)
-        return {**facts, **vars(self.sharing)}
+        return {**facts, **bit_facts(self.model, self.batcher.batching), **vars(self.sharing)}
 
     def get_train_dataloader(self):
         "Load whole steps, the same in every process."
