@@ -1,4 +1,6 @@
 """The house itself: one version, pinned requirements, a package in step with its notebooks, commands that work."""
+import builtins
+import dis
 import importlib.util
 import json
 import os
@@ -7,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import types
 from configparser import ConfigParser
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -189,6 +192,23 @@ def test_no_file_names_a_machine():
 
 
 # Commands
+
+def global_names(code):
+    """List the names that functions take from their module, or from Python itself."""
+    names = {each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL"}
+    return names.union(*(global_names(each) for each in code.co_consts if isinstance(each, types.CodeType)))
+
+
+def test_every_name_that_functions_read_is_there():
+    """What an import forgot would be missed when its line runs, which may be at a stop or at a fault."""
+    importlib.import_module("papermill")  # which imports the lab's engine by itself, and wants to be the first to
+    missing = {}
+    for file in sorted((ROOT / "llmlab").rglob("*.py")):
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        known = vars(importlib.import_module(name)).keys() | vars(builtins).keys()
+        missing[name] = global_names(compile(file.read_text(encoding="utf-8"), str(file), "exec")) - known
+    assert not any(missing.values()), {name: names for name, names in missing.items() if names}
+
 
 def test_make_lists_every_command():
     listed = re.findall(r"^make (\w+)", succeed("make", cwd=ROOT), re.MULTILINE)

@@ -95,6 +95,8 @@ def test_the_command_line_answers_in_korean(words, tmp_path):
 
 def test_a_message_is_translated_with_what_it_names(monkeypatch):
     monkeypatch.setenv("LLMLAB_LANG", "ko")
-    assert translate("Run a-b is still going on: wait for its end.") == "실행 a-b: 아직 진행 중입니다. 끝날 때까지 기다리십시오."
+    korean = "실행 a-b: 아직 진행 중입니다. 끝날 때까지 기다리십시오."
+    assert translate("Run a-b is still going on: wait for its end.") == korean
+    assert translate("\nError: Run a-b is still going on: wait for its end.") == f"\n오류: {korean}"  # below a bar
     monkeypatch.setenv("LLMLAB_LANG", "en")
     assert translate("Run a-b is still going on: wait for its end.").startswith("Run a-b")

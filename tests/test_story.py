@@ -13,8 +13,8 @@ from measure_house import (  # noqa: E402
 
 MAX_CELLS = 60  # of a notebook
 MAX_EXPORTS_UNSHOWN = 3  # exported cells in a row without a cell that shows something
-MAX_CODE_LINES = 16_700  # of the package; raised only for what people can do that they could not before
-MAX_SPINE_LINES = 2_545  # of the modules that a sceptic must read to believe the claims
+MAX_CODE_LINES = 16_600  # of the package; raised only for what people can do that they could not before
+MAX_SPINE_LINES = 2_530  # of the modules that a sceptic must read to believe the claims
 MAX_NODES_A_LINE = 4.8  # expression nodes for each code line
 MAX_TERNARIES = 28  # for 1,000 lines that are not blank
 MAX_WIDE_SCRIPT_LINES = 480  # of tests and tools together; of the package and the notebooks none

@@ -10,11 +10,13 @@ from pathlib import Path
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 
+from llmlab.common.language import HOLE, SAID
+
 ROOT = Path(__file__).resolve().parent.parent
 CATALOGUE = ROOT / "llmlab" / "bundled" / "messages.ko.po"
 CALLS = {
     "LabError", "NoText", "RunFailed", "BadParameters", "warn", "say", "echo", "print", "UsageError", "Finding", "Table",
-    "translate", "drop", "cut", "note", "Check", "_leak", "_check_cuts",
+    "translate", "tell", "drop", "cut", "note", "Check", "_leak", "_check_cuts",
 }
 TABLES = {  # functions that make a table or a report: all words in them are shown
     "_order_problem", "_read_message", "progress_text", "time_left", "_read_pair", "read_conversation",
@@ -31,14 +33,14 @@ HELD = [  # what a plan counts under a name that it makes as it goes, and its ph
     "activations", "logits", "framework", "Memory at its peak: training", "Memory at its peak: evaluation",
     "peak of training", "peak of evaluation", "rows {0}", "of this notebook", "Train", "More",
     "line {0}", "line {0} ({1})", "{0}, line {1}", "{0}, line {1} ({2})", "training: {0}", "training: {0}, {1} alike",
-    "held out: {0}", "{0} ({1}): {2} GiB", "at least {0}", "not valid JSON ({0}, column {1}).", "not valid JSON ({0}, line {1}, column {2}).",
+    "held out: {0}", "{0} ({1}): {2} GiB", "at least {0}", "not valid JSON ({0}, column {1}).",
+    "not valid JSON ({0}, line {1}, column {2}).",
     "serious", "look", "note", "ok", "FAILS", "disk", "cache", "hub", "DIFFERENT", "same",
-    "training", "held-out", "finished", "failed", "interrupted", "killed", "running", "stopped",
+    *SAID,
 ]
 STAGES = ("train.ipynb", "evaluate.ipynb", "compare.ipynb")  # whose headings are what `llmlab train` says it is at
 VALUES = {"_TOKEN_FACTS", "_TOKEN_NOTES", "_NEEDS", "KNOBS_HEADING", "COMMANDS", "CHECKS"}  # whose values are shown
 NAMES = {"GROUPS", "EXAMPLES", "SAVE_MEMORY", "_FAULTS"}  # tables of text that is shown
-HOLE = re.compile(r"\{(\d+)\}")
 BARE = re.compile(HOLE.pattern + r"[`'\"]*(은|는|이|가|을|를|과|와|으로|로|라는|이라는)(?=[\s,.])")
 FROM_ELSEWHERE = [  # written by click, and headings that have no template of their own
     "Options", "Usage:", "Show this message and exit.", "Show the version and exit.", "[default: {0}]", "[required]",

@@ -269,8 +269,8 @@ def has_failed(findings: list[Finding]) -> bool:
 
 def finding_line(finding: Finding) -> str:
     "Write a finding for a terminal."
-    verdict, name = translate(finding.verdict), translate(finding.name)
-    return f"{widened(verdict, 6)} {widened(name, 10)} {translate(finding.says)}"
+    verdict, name, says = map(translate, (finding.verdict, finding.name, finding.says))
+    return f"{widened(verdict, 6)} {widened(name, 10)} {says}"
 
 
 def report_facts(findings: list[Finding]) -> dict:

@@ -30,7 +30,7 @@ from ..common.errors import SAVE_MEMORY, LabError, brief, fault_advice, first_li
 from llmlab.common.files import (
     output_folder, parse_json, project_root, read_json_lines, read_text, remove, write_atomic,
 )
-from ..common.language import translate
+from ..common.language import tell, translate
 from ..common.settings import coerce
 from ..config.arguments import read_settings
 from ..config.schema import ExperimentConfig, default_of
@@ -174,7 +174,7 @@ class LabEngine(NBClientEngine):
         except BaseException as problem:  # such as a kernel that ended when it was asked to
             if signals or isinstance(problem, KeyboardInterrupt):
                 way_on = "`llmlab resume` goes on with" if kind == "train" else "The record is in"
-                print("\n" + translate(f"Interrupted. {way_on} {attempt.folder}."), file=sys.stderr)
+                tell(f"\nInterrupted. {way_on} {attempt.folder}.", file=sys.stderr)
                 raise KeyboardInterrupt from None
             error = _failure(problem, attempt.folder)
             raise RunFailed(error) from None
@@ -345,8 +345,8 @@ def _end_gracefully(folder, kind):
             if kind == "train" and not signals and process not in (None, os.getpid()):
                 signals.append(number)
                 os.kill(process, signal.SIGTERM)
-                print("\n" + translate("Ending; a training saves a checkpoint after the step under way. Once more ends "
-                                       "it at once."), file=sys.stderr)
+                tell("\nEnding; a training saves a checkpoint after the step under way. Once more ends it at once.",
+                     file=sys.stderr)
                 return
         raise KeyboardInterrupt
 
@@ -373,8 +373,8 @@ def progress_text(folder: Path) -> str:
         return ""
     losses = [f"{name} {newest[name]:.3f}" for name in LOSSES if name in newest]
     left = time_left([entry for entry in entries if "loss" in entry and entry.get("time", "") >= resumed], steps)
-    parts = [f"step {newest['step']} of {steps}", *losses[:1], left]
-    return ", ".join(translate(part) for part in parts if part)
+    parts = (f"step {newest['step']} of {steps}", *losses[:1], left)
+    return ", ".join(map(translate, filter(None, parts)))
 
 
 def time_left(points: list[dict], steps: int) -> str:  # `points`: of the curve, since the run began or went on
@@ -455,7 +455,7 @@ def _on_load():
         try:
             sys.argv[:] = complete_command_line(sys.argv)
         except LabError as error:
-            print(translate(f"Error: {error}"), file=sys.stderr)
+            tell(f"Error: {error}", file=sys.stderr)
             sys.exit(2)
 
 
@@ -463,7 +463,7 @@ def brief_errors(usual):
     "Show errors that were written for people, and faults that have a way out, without the traceback above them."
     def show(kind, error, traceback):
         if told := failure_message(error):
-            print(translate(f"\nError: {told}"), file=sys.stderr)
+            tell(f"\nError: {told}", file=sys.stderr)
         else:
             usual(kind, error, traceback)
 

@@ -82,10 +82,8 @@ def text_table(
     columns = DataRow("", "  ", "")
     rule = Line("", "-", "--", "")
     layout = TableFormat(None, rule, None, None, columns, columns, padding=0, with_header_hide=None)
-    lines = [list(map(translate, head))]
-    for row in rows:
-        lines.append([plain(translate_within(cell_text(value, 5))) for value in row])
-    lines.insert(1, SEPARATING_LINE)
+    cells = [[plain(translate_within(cell_text(value, 5))) for value in row] for row in rows]
+    lines = [[plain(translate(name)) for name in head], SEPARATING_LINE, *cells]
     return tabulate(lines, tablefmt=layout, disable_numparse=True, preserve_whitespace=True)
 
 # %% ../../nbs/13_common/04_display.ipynb #display-markdown

@@ -12,6 +12,8 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+from .errors import shown_lines
+
 # %% ../../nbs/13_common/06_session.ipynb #fb86ac2e
 OUTPUTS = {  # kinds of messages -> what a notebook keeps of each
     "stream": ("name", "text"),
@@ -81,8 +83,6 @@ class Session:
         get_ipython().set_custom_exc((KeyboardInterrupt,), self.show_stop)
 
     def show_stop(self, shell, kind, error, traceback, **others):
-        from llmlab.common.errors import shown_lines
-
         error._render_traceback_ = lambda: shown_lines(self.way_on())
         shell.showtraceback((kind, error, traceback))
 

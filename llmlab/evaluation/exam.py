@@ -8,7 +8,8 @@ __all__ = ['Answers', 'Exam']
 # %% ../../nbs/05_evaluation/07_exam.ipynb #exam-imports
 from dataclasses import dataclass
 
-from ..common.errors import LabError, translate
+from ..common.errors import LabError
+from ..common.language import tell
 from ..common.settings import AnswerSettings
 from llmlab.evaluation.answers import (
     answer_questions, answer_rows, evaluate_answers, load_questions, loss_measures, make_samples, pair_answers,
@@ -76,6 +77,5 @@ class Exam:
         try:
             return measures | run_lm_eval(self.model, self.tokenizer, self.settings)
         except LabError as error:  # what was trained counts more than a benchmark that failed
-            print(translate(f"{error}\nThe run ends without it; `llmlab evaluate` scores a finished run by "
-                            "lm_eval_tasks."))
+            tell(f"{error}\nThe run ends without it; `llmlab evaluate` scores a finished run by lm_eval_tasks.")
             return measures

@@ -16,8 +16,9 @@ import threading
 from pathlib import Path
 from typing import Iterator
 
-from ..common.errors import LabError, closest, translate
+from ..common.errors import LabError, closest
 from ..common.files import find_path, read_text
+from ..common.language import tell, translate
 from ..common.settings import AnswerSettings, takes_settings
 from ..data.rows import compose_hangul
 from ..evaluation.generation import answer_text, before_stop, generation_settings
@@ -224,7 +225,7 @@ def chat(session: ChatSession):
         except KeyboardInterrupt:
             print(f" ({translate('stopped')})", end="")
         except LabError as error:
-            print(translate(str(error)), end="")
+            tell(str(error), end="")
         print()
 
 

@@ -23,8 +23,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from ..common.errors import LabError, brief, closest, first_line, label, translate
+from ..common.errors import LabError, brief, closest, first_line, label
 from ..common.files import bundled, find_path, output_folder, parse_json, project_root, read_json_lines, read_text
+from ..common.language import tell
 from ..common.session import listen
 from ..config.load import config_from_yaml, make_config
 from ..config.schema import ExperimentConfig, default_of
@@ -252,7 +253,7 @@ def config_from(
 def _show_remark(others, message, category, filename, *rest, **more):
     "Print a warning of the lab as a line of the notebook; show `others` as before."
     if category is UserWarning and Path(filename).is_relative_to(bundled("").parent):
-        print(translate(str(message)))
+        tell(str(message))
     else:
         others(message, category, filename, *rest, **more)
 

@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 from ..common.display import html_table
 from ..common.errors import label
 from ..common.files import bundled_table, output_folder, project_root, write_atomic, write_json_lines
+from ..common.language import tell
 from ..common.session import listen
 from ..config.load import make_config
 from ..config.schema import ExperimentConfig
@@ -65,7 +66,7 @@ class Termination(TrainerCallback):
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        print(translate("Stopping after the step under way, with a checkpoint. Stop once more to end at once."))
+        tell("Stopping after the step under way, with a checkpoint. Stop once more to end at once.")
 
     def end(self, *positional, **named):
         if self.asked and (self.saved or not self.training):

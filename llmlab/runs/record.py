@@ -14,8 +14,9 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..common.errors import LabError, without_secrets, translate
+from ..common.errors import LabError, without_secrets
 from ..common.files import read_json_lines, remove, write_atomic, write_json_lines
+from ..common.language import tell
 from ..config.load import config_to_yaml
 from ..config.schema import ExperimentConfig, default_of
 from ..experiment.extensions import load_extensions
@@ -261,7 +262,6 @@ def note_surroundings(record: Record, config: ExperimentConfig):
     recorded = record.content.get("environment", environment)
     changes = [f"{name} {before} -> {now}" for name, before, now in environment_changes(recorded, environment)]
     if config.resume and changes:
-        listed = ", ".join(changes)
-        print(translate(f"Since this run began, this has changed, and the last bits may differ: {listed}"))
+        tell(f"Since this run began, this has changed, and the last bits may differ: {', '.join(changes)}")
     extensions = keep_extensions(record, config)
     record.note(environment=environment, git=git, extensions=extensions, **_this_process())

@@ -11,8 +11,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ..common.errors import LabError, first_line, translate
+from ..common.errors import LabError, first_line
 from ..common.files import output_folder, parse_json, read_json_lines, write_json
+from ..common.language import tell
 from ..common.settings import CacheSettings, OutputSettings
 from ..config.load import config_from_yaml
 from ..config.schema import default_of
@@ -39,7 +40,7 @@ def changed_entries(
         if not entry or not isinstance(name, str):
             continue
         if name not in registry or json.loads(to_json(asdict(registry[name]))) != entry:
-            print(translate(f"{parameter} {name} has changed since: it is taken from the record."))
+            tell(f"{parameter} {name} has changed since: it is taken from the record.")
             changed[parameter] = entry
     return changed
 

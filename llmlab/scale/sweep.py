@@ -23,7 +23,7 @@ from typing import Callable
 
 from ..common.display import html_table, markdown_table
 from ..common.files import write_atomic, write_json
-from ..common.language import translate
+from ..common.language import tell
 from ..config.schema import ExperimentConfig
 from ..runs.tracking import MlflowRun, tracking_uri
 from .ray import ray_session, require_ray
@@ -323,8 +323,7 @@ def _wait_for(fit, stop):
             pass
     except KeyboardInterrupt:
         stop.touch()
-        told = translate("Interrupted: the trials save their records. The same command goes on with them.")
-        print(f"\n{told}", file=sys.stderr)
+        tell("\nInterrupted: the trials save their records. The same command goes on with them.", file=sys.stderr)
         done.wait()
         raise
     finally:

@@ -27,8 +27,9 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..common.device import has_gpu
-from ..common.errors import LabError, translate
+from ..common.errors import LabError
 from ..common.files import output_folder, project_root, read_json_lines, write_atomic, write_json_lines
+from ..common.language import tell
 from ..config.arguments import takes_parameters
 from ..config.load import config_from_yaml
 from ..config.schema import ExperimentConfig, default_of
@@ -310,7 +311,7 @@ class WorkersTrainer:
         self.state.log_history = [entry for entry in self.state.log_history if entry["step"] <= step]
         kept = [entry for entry in read_json_lines(curve) if entry["step"] <= step]
         write_json_lines(curve, kept)
-        print(translate(f"A worker was lost; all go on from step {step}."))
+        tell(f"A worker was lost; all go on from step {step}.")
 
 # %% ../../nbs/11_scale/05_workers.ipynb #93391e6c
 def load_weights(model, folder: Path):

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from ..common.files import file_digest, write_atomic
-from ..common.language import translate
+from ..common.language import tell
 
 # %% ../../nbs/04_training/02_checkpoints.ipynb #checkpoints-seal
 SEAL = "complete.json"
@@ -67,5 +67,5 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
         problem = checkpoint_problem(path)
         if problem is None:
             return path
-        print(translate(f"{path.name} is passed over: {problem}."))
+        tell(f"{path.name} is passed over: {problem}.")
     return None
